@@ -1,0 +1,145 @@
+"""Hosts, chunk servers, gateways, volumes, accounts, jobs: what the operator owns."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import msgspec
+
+from yuntai.model.base import Record
+
+
+class Account(Record, frozen=True, kw_only=True):
+    """A tenant."""
+
+    KIND: ClassVar[str] = "account"
+
+    name: str
+    created: str
+
+
+class AccessKey(Record, frozen=True, kw_only=True):
+    """An API key. ``id`` is the AccessKeyId. The secret must be known in clear to check an HMAC; it is never logged."""
+
+    KIND: ClassVar[str] = "accesskey"
+
+    account: str
+    secret: str
+    status: Literal["Active", "Inactive"] = "Active"
+    operator: bool = False  # may call the operator's actions
+    created: str
+
+
+class Host(Record, frozen=True, kw_only=True):
+    """A compute host as its agent reports it."""
+
+    KIND: ClassVar[str] = "host"
+
+    address: str
+    rack: str = ""
+    cpus: int
+    memory_mib: int
+    accelerator: Literal["kvm", "tcg"]
+    cpu_model: str = ""
+    versions: dict[str, str] = {}
+    status: Literal["up", "draining", "down"] = "up"
+    seen: str
+    vcpus_max: int  # what the scheduler may hand out (overcommit included)
+    memory_mib_max: int
+
+
+class ChunkServer(Record, frozen=True, kw_only=True):
+    """A chunk server (one per physical disk). ``id`` is ``cs-<number>``; the number is its id on the wire."""
+
+    KIND: ClassVar[str] = "chunkserver"
+
+    number: int
+    rack: str
+    host: str
+    address: str  # "10.78.0.1:7101"
+    state: Literal["up", "down", "draining"] = "up"
+    used_bytes: int = 0
+    free_bytes: int = 0
+    total_bytes: int = 0
+    replicas: int = 0
+    pid: int = 0
+    version: str = ""
+    seen: str = ""
+
+
+class Gateway(Record, frozen=True, kw_only=True):
+    """The volume gateway of one host. ``id`` is the host's id."""
+
+    KIND: ClassVar[str] = "gateway"
+
+    address: str  # control channel, "10.78.0.1:7200"
+    nbd_dir: str = "/run/yuntai/nbd"
+
+
+class VolumeSource(msgspec.Struct, frozen=True, kw_only=True):
+    """Where blocks that a volume does not have yet come from: node ``node`` of volume ``volume``."""
+
+    volume: str
+    node: int
+
+
+class Volume(Record, frozen=True, kw_only=True):
+    """A Pangu volume: the master's record. The layer tree is ``parents`` (index = layer, value = its parent; layer 0 is the root)."""
+
+    KIND: ClassVar[str] = "volume"
+
+    size_bytes: int
+    state: Literal["available", "attached", "deleting"] = "available"
+    generation: int = 0
+    host: str = ""  # the gateway that holds the current generation
+    read_only: bool = False
+    parents: tuple[int, ...] = (0, 0)
+    head: int = 1
+    snapshots: dict[str, Literal["pending", "done"]] = {}  # node (as text) → state
+    source: VolumeSource | None = None
+    hydrated_chunks: int = 0  # chunks [0, n) no longer need the source
+    stale: dict[str, str] = {}  # chunk-server number (as text) → reason it left the in-sync set
+    created: str
+
+
+class Placement(Record, frozen=True, kw_only=True):
+    """Replicas of chunks ``[index*1024, …)`` of a volume. ``id`` is ``<volume id>.<index, 6 digits>``; explicit, never re-hashed."""
+
+    KIND: ClassVar[str] = "placement"
+
+    chunks: tuple[tuple[int, ...], ...]  # per chunk the chunk-server numbers
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """One idempotent step of a job."""
+
+    name: str
+    done: bool = False
+
+
+class Job(Record, frozen=True, kw_only=True):
+    """A durable record of an operation: what is to be done, how far it is, and how it ended."""
+
+    KIND: ClassVar[str] = "job"
+
+    action: str  # "create_instance", "delete_instance", "attach_disk" …
+    account: str
+    resource: str
+    arguments: dict[str, Any] = {}
+    steps: tuple[Step, ...] = ()
+    state: Literal["queued", "running", "undoing", "done", "failed"] = "queued"
+    attempts: int = 0
+    error: str = ""
+    request_id: str = ""
+    created: str
+    updated: str
+
+
+class ClientToken(Record, frozen=True, kw_only=True):
+    """Makes a create idempotent. ``id`` is ``<account>:<action>:<token>``; lives 24 h."""
+
+    KIND: ClassVar[str] = "client_token"
+
+    fingerprint: str  # SHA-256 of the other parameters
+    response: dict[str, Any]
+    created: str

@@ -1,0 +1,170 @@
+"""Instances, disks, images, snapshots: what a tenant owns of compute and storage."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import msgspec
+
+from yuntai.model.base import Record
+
+InstanceStatus = Literal["Pending", "Starting", "Running", "Stopping", "Stopped", "Deleting"]
+DesiredState = Literal["running", "stopped", "deleted"]
+ObservedState = Literal["absent", "starting", "running", "stopping", "stopped", "crashed"]
+DiskStatus = Literal["Creating", "Available", "Attaching", "In_use", "Detaching", "ReIniting", "Deleting"]
+SnapshotStatus = Literal["progressing", "accomplished", "failed", "deleting"]
+ImageStatus = Literal["Creating", "Available", "CreateFailed", "Deleting"]
+
+
+class Instance(Record, frozen=True, kw_only=True):
+    """A virtual machine. ``host``, ``desired`` and ``reboot_seq`` are read by the agent; ``status`` is what the API shows."""
+
+    KIND: ClassVar[str] = "instance"
+
+    account: str
+    name: str
+    hostname: str
+    description: str = ""
+    zone: str
+    instance_type: str
+    cpu: int
+    memory_mib: int
+    image: str
+    status: InstanceStatus = "Pending"
+    desired: DesiredState = "running"
+    host: str = ""
+    vpc: str
+    vswitch: str
+    port: str  # id of the primary Port (its OVN logical port name, a UUID)
+    security_groups: tuple[str, ...]
+    system_disk: str
+    disks: tuple[str, ...] = ()  # every attached disk in device order, the system disk first
+    user_data: str = ""  # base64, as the API takes and gives it
+    key_pair: str = ""
+    password_hash: str = ""  # crypt(3) SHA-512; the clear text is never stored
+    tags: dict[str, str] = {}
+    created: str
+    started: str = ""
+    deletion_protection: bool = False
+    restart_policy: Literal["always", "never"] = "always"
+    stopped_mode: str = "Not-applicable"
+    reboot_seq: int = 0  # the agent resets the guest when this is above what it last observed
+    force_stop: bool = False
+    reason: str = ""  # why the instance is where it is, for a person ("no host fits: …")
+
+
+class ObservedInstance(Record, frozen=True, kw_only=True):
+    """What the agent of ``host`` sees of an instance; written only by that agent."""
+
+    KIND: ClassVar[str] = "observed"
+
+    host: str
+    state: ObservedState
+    since: str
+    boot_seq: int = 0  # starts of this guest so far
+    reboot_seq: int = 0  # the last Instance.reboot_seq carried out
+    attached: tuple[str, ...] = ()  # disks that the running guest really has
+    console_log: str = ""  # path on the host
+    error: str = ""
+    accelerator: Literal["", "kvm", "tcg"] = ""
+
+
+class Disk(Record, frozen=True, kw_only=True):
+    """An elastic disk; its bytes are the Pangu volume ``volume``."""
+
+    KIND: ClassVar[str] = "disk"
+
+    account: str
+    name: str = ""
+    description: str = ""
+    zone: str
+    category: str = "cloud_essd"
+    kind: Literal["system", "data"]
+    size_gib: int
+    status: DiskStatus = "Creating"
+    volume: str
+    instance: str = ""
+    device: str = ""  # /dev/vdb …
+    delete_with_instance: bool = True
+    source_snapshot: str = ""
+    source_image: str = ""
+    tags: dict[str, str] = {}
+    created: str
+    attached_time: str = ""
+    detached_time: str = ""
+
+
+class Snapshot(Record, frozen=True, kw_only=True):
+    """A snapshot: node ``node`` of the layer tree of volume ``volume``."""
+
+    KIND: ClassVar[str] = "snapshot"
+
+    account: str
+    name: str = ""
+    description: str = ""
+    disk: str
+    disk_kind: Literal["system", "data"] = "data"
+    volume: str
+    node: int = 0
+    size_gib: int
+    status: SnapshotStatus = "progressing"
+    progress: int = 0  # percent
+    tags: dict[str, str] = {}
+    created: str
+
+
+class Image(Record, frozen=True, kw_only=True):
+    """A bootable image: a frozen node of a volume. ``account`` "" = a public image of the system."""
+
+    KIND: ClassVar[str] = "image"
+
+    account: str = ""
+    name: str
+    description: str = ""
+    os_type: Literal["linux", "windows"] = "linux"
+    os_name: str = ""
+    architecture: str = "x86_64"
+    volume: str = ""
+    node: int = 0
+    size_gib: int
+    status: ImageStatus = "Creating"
+    progress: int = 0
+    checksum: str = ""  # "sha256:…" of the imported file
+    owner_alias: Literal["system", "self"] = "system"
+    tags: dict[str, str] = {}
+    created: str
+
+
+class KeyPair(Record, frozen=True, kw_only=True):
+    """An SSH public key. ``id`` is ``<account>:<name>``; the private key is shown once and never stored."""
+
+    KIND: ClassVar[str] = "keypair"
+
+    account: str
+    name: str
+    public_key: str
+    fingerprint: str
+    tags: dict[str, str] = {}
+    created: str
+
+
+class InstanceType(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of the operator's table of instance types."""
+
+    id: str
+    family: str
+    cpu: int
+    memory_mib: int
+
+
+INSTANCE_TYPES: dict[str, InstanceType] = {
+    t.id: t
+    for t in (
+        InstanceType(id="ecs.yt1.nano", family="ecs.yt1", cpu=1, memory_mib=256),
+        InstanceType(id="ecs.yt1.micro", family="ecs.yt1", cpu=1, memory_mib=512),
+        InstanceType(id="ecs.yt1.small", family="ecs.yt1", cpu=1, memory_mib=1024),
+        InstanceType(id="ecs.yt1.medium", family="ecs.yt1", cpu=2, memory_mib=2048),
+        InstanceType(id="ecs.yt1.large", family="ecs.yt1", cpu=2, memory_mib=4096),
+        InstanceType(id="ecs.yt1.xlarge", family="ecs.yt1", cpu=4, memory_mib=8192),
+    )
+}
