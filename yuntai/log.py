@@ -50,8 +50,8 @@ def setup(process_name: str, level: str | None = None) -> FilteringBoundLogger:
 
 
 def get(name: str) -> FilteringBoundLogger:
-    """Return a logger whose lines carry ``logger=name``; safe at import time, before :func:`setup`."""
-    return cast("FilteringBoundLogger", structlog.get_logger(logger=name))
+    """Return a logger whose lines carry ``part=name``; safe at import time, before :func:`setup`."""
+    return cast("FilteringBoundLogger", structlog.get_logger(part=name))
 
 
 def _route_standard_logging(shared: list[Processor], level: int) -> None:
