@@ -1,0 +1,92 @@
+"""A lease on etcd and its renewal."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from aetcd import rpc
+
+from yuntai import log
+from yuntai.state.errors import StateError
+from yuntai.state.grpc_calls import METADATA, Connection
+from yuntai.state.store import Lease
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+RENEWALS_PER_TTL = 3
+REVOKE_TIMEOUT_S = 1.0
+
+_log = log.get("state")
+
+
+@asynccontextmanager
+async def hold(connection: Connection, ttl_s: float) -> AsyncIterator[Lease]:
+    """Grant a lease, renew it three times per ``ttl_s``, revoke it at the end."""
+    loop = asyncio.get_running_loop()
+    granted_at = loop.time()
+    request = rpc.LeaseGrantRequest(TTL=max(1, math.ceil(ttl_s)), ID=0)
+    # A grant without an answer may leave an unused lease behind; it ends by itself after its time.
+    answer, _ = await connection.call(
+        "lease", lambda t: connection.leases.LeaseGrant(request, timeout=t, metadata=METADATA)
+    )
+    lease = Lease(answer.ID, float(answer.TTL))
+    renewal = asyncio.create_task(_renew(connection, lease, granted_at + lease.ttl_s))
+    try:
+        yield lease
+    finally:
+        lost = lease.lost.is_set()
+        lease.lost.set()
+        renewal.cancel()
+        await asyncio.gather(renewal, return_exceptions=True)
+        if not lost:
+            await _revoke(connection, lease)
+
+
+async def _renew(connection: Connection, lease: Lease, valid_until: float) -> None:
+    """Renew until the lease is gone at etcd, or may be because no renewal was confirmed in time."""
+    loop = asyncio.get_running_loop()
+    try:
+        while True:
+            pause_s = min(lease.ttl_s / RENEWALS_PER_TTL, valid_until - loop.time())
+            await asyncio.sleep(max(pause_s, 0))
+            began = loop.time()
+            if began >= valid_until:
+                _log.warning("lease lost: no renewal was confirmed in time", lease=f"{lease.id:x}", ttl_s=lease.ttl_s)
+                return
+            try:
+                async with asyncio.timeout(min(lease.ttl_s / RENEWALS_PER_TTL, valid_until - began)):
+                    remaining_s = await _renew_once(connection, lease.id)
+            except (TimeoutError, rpc.AioRpcError) as error:
+                _log.info("lease renewal failed, trying again", lease=f"{lease.id:x}", error=repr(error)[:200])
+                await asyncio.sleep(min(0.1, max(valid_until - loop.time(), 0)))
+                continue
+            if remaining_s <= 0:
+                _log.warning("lease lost: etcd no longer knows it", lease=f"{lease.id:x}")
+                return
+            valid_until = began + remaining_s
+    finally:
+        lease.lost.set()
+
+
+async def _renew_once(connection: Connection, lease_id: int) -> float:
+    """Return the seconds that the renewed lease has, 0 if etcd does not know it."""
+    stream: Any = connection.leases.LeaseKeepAlive(metadata=METADATA)
+    try:
+        await stream.write(rpc.LeaseKeepAliveRequest(ID=lease_id))
+        answer = await stream.read()
+        return float(getattr(answer, "TTL", 0.0))
+    finally:
+        stream.cancel()
+
+
+async def _revoke(connection: Connection, lease: Lease) -> None:
+    try:
+        async with asyncio.timeout(REVOKE_TIMEOUT_S):
+            await connection.leases.LeaseRevoke(rpc.LeaseRevokeRequest(ID=lease.id), metadata=METADATA)
+    except (TimeoutError, rpc.AioRpcError, StateError) as error:
+        # It ends by itself after its time, so this costs the next holder a wait and nothing else.
+        _log.info("lease could not be revoked", lease=f"{lease.id:x}", error=repr(error)[:200])

@@ -1,0 +1,127 @@
+"""One gRPC channel to etcd, and calls on it with a time limit and bounded retries.
+
+The library's own client knows one endpoint, and its watcher shares one stream that a consumer cannot tell apart from
+a dead one; so its generated stubs are used here directly, on a channel that fails over between endpoints.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import socket
+from typing import TYPE_CHECKING, Any
+
+from aetcd import rpc
+
+from yuntai.state.errors import Invalid, LeaseLost, StateError, Unavailable, Uncertain
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+CALL_TIMEOUT_S = 3.0
+ATTEMPTS = 4
+BACKOFF_FIRST_S = 0.1
+MESSAGE_BYTES_MAX = 64 << 20
+METADATA = (("hasleader", "true"),)
+"""Asks a member that has lost its leader to end the call rather than to answer from the past or to hang."""
+
+_OPTIONS = [
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 3_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 500),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.use_local_subchannel_pool", 1),
+]
+
+_TRANSIENT = {
+    rpc.StatusCode.UNAVAILABLE,
+    rpc.StatusCode.DEADLINE_EXCEEDED,
+    rpc.StatusCode.RESOURCE_EXHAUSTED,
+    rpc.StatusCode.ABORTED,
+    rpc.StatusCode.UNKNOWN,
+    rpc.StatusCode.INTERNAL,
+    rpc.StatusCode.CANCELLED,
+}
+
+
+class CompactedError(StateError):
+    """The revision that a read or a watch wanted is compacted away. Stays inside this package."""
+
+
+class Connection:
+    """The stubs of one channel. Made on first use, inside the running loop."""
+
+    def __init__(self, endpoints: Sequence[str], call_timeout_s: float = CALL_TIMEOUT_S) -> None:
+        self._target = target_of(endpoints)
+        self._endpoints = ", ".join(endpoints)
+        self._timeout_s = call_timeout_s
+        self._channel: rpc.Channel | None = None
+        self.kv: Any = None
+        self.leases: Any = None
+        self.watches: Any = None
+
+    def open(self) -> None:
+        """Make the channel if it is not there; gRPC connects in the background."""
+        if self._channel is None:
+            self._channel = rpc.insecure_channel(self._target, options=_OPTIONS)
+            self.kv = rpc.KVStub(self._channel)
+            self.leases = rpc.LeaseStub(self._channel)
+            self.watches = rpc.WatchStub(self._channel)
+
+    async def close(self) -> None:
+        """Close the channel; calls under way end."""
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            await channel.close()
+
+    async def call(self, what: str, attempt: Callable[[float], Awaitable[Any]], *, writes: bool = False) -> Any:
+        """Run ``attempt(timeout_s)`` until it answers, at most four times; return ``(answer, was a try in doubt)``.
+
+        With ``writes``, giving up raises :class:`Uncertain`, because a try without an answer may have been carried out.
+        """
+        self.open()
+        for turn in range(ATTEMPTS):
+            try:
+                return await attempt(self._timeout_s), turn > 0
+            except rpc.AioRpcError as error:
+                last = error
+                if error.code() not in _TRANSIENT:
+                    raise translate(error, what) from error
+            if turn + 1 < ATTEMPTS:
+                await asyncio.sleep(BACKOFF_FIRST_S * 2**turn * random.uniform(0.5, 1.0))  # noqa: S311 — jitter
+        text = f"etcd at {self._endpoints} does not answer ({what}): {last.details()}; is it running and reachable?"
+        raise (Uncertain if writes else Unavailable)(text) from last
+
+
+def translate(error: rpc.AioRpcError, what: str) -> StateError:
+    """Return the error of our tree for an answer of etcd that a retry cannot help."""
+    details = error.details() or ""
+    if "lease not found" in details:
+        return LeaseLost(f"{what}: etcd no longer knows the lease; take a new one")
+    if error.code() == rpc.StatusCode.OUT_OF_RANGE:
+        return CompactedError(f"{what}: {details}")
+    if error.code() == rpc.StatusCode.INVALID_ARGUMENT:
+        return Invalid(f"{what}: {details}")
+    return Unavailable(f"{what}: etcd answers {error.code().name}: {details}")
+
+
+def target_of(endpoints: Sequence[str]) -> str:
+    """Return the gRPC target for ``host:port`` endpoints: tried in order, the next one when a connection fails."""
+    if not endpoints:
+        raise Invalid("no etcd endpoint is given; list at least one as host:port")
+    if len(endpoints) == 1:
+        return endpoints[0]
+    addresses = []
+    for endpoint in endpoints:
+        host, _, port = endpoint.rpartition(":")
+        try:
+            found = socket.getaddrinfo(host.strip("[]"), int(port), socket.AF_INET, socket.SOCK_STREAM)
+        except (OSError, ValueError) as error:
+            raise Invalid(f"etcd endpoint {endpoint!r} is not a reachable name and port: {error}") from error
+        addresses += [f"{info[4][0]!s}:{port}" for info in found]
+    return "ipv4:" + ",".join(dict.fromkeys(addresses))
