@@ -1,0 +1,1 @@
+"""Pure planners and dumb executors: requests become records and jobs; jobs become volumes, ports and guests."""
