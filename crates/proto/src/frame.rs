@@ -24,6 +24,8 @@ pub const DATA_BYTES_MAX: usize = 4 << 20;
 
 /// Set on a write that must be on stable storage before it is acknowledged (NBD's FUA).
 pub const FLAG_DURABLE: u16 = 1;
+/// Set on a `Read` whose asker wants to know what is there, not the bytes: the answer has a body and no data.
+pub const FLAG_STATES_ONLY: u16 = 2;
 
 /// What a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -257,10 +259,24 @@ impl Frame {
     /// # Errors
     /// [`FrameError`]: the stream cannot be followed any further and must be closed.
     pub fn parse(buffer: &mut BytesMut) -> Result<Option<Self>, FrameError> {
+        Self::parse_within(buffer, BODY_BYTES_MAX, DATA_BYTES_MAX)
+    }
+
+    /// [`Frame::parse`] with tighter limits, for a peer that has not proved itself yet.
+    ///
+    /// # Errors
+    /// [`FrameError`]: the stream cannot be followed any further and must be closed.
+    pub fn parse_within(buffer: &mut BytesMut, body_max: usize, data_max: usize) -> Result<Option<Self>, FrameError> {
         let Some(head) = buffer.first_chunk::<HEADER_BYTES>() else {
             return Ok(None);
         };
         let header = Header::decode(head)?;
+        if header.body_len as usize > body_max {
+            return Err(FrameError::BodyTooLong(header.body_len));
+        }
+        if header.data_len as usize > data_max {
+            return Err(FrameError::DataTooLong(header.data_len));
+        }
         let (body_len, data_len) = (header.body_len as usize, header.data_len as usize);
         if buffer.len() < HEADER_BYTES + body_len + data_len {
             buffer.reserve(HEADER_BYTES + body_len + data_len - buffer.len());
@@ -289,9 +305,9 @@ pub enum FrameError {
     #[error("frame kind {0} is not known")]
     Kind(u8),
     /// Above the limit.
-    #[error("a body of {0} bytes is above the limit of {BODY_BYTES_MAX}")]
+    #[error("a body of {0} bytes is above the limit (at most {BODY_BYTES_MAX}, less before the handshake)")]
     BodyTooLong(u32),
     /// Above the limit.
-    #[error("data of {0} bytes is above the limit of {DATA_BYTES_MAX}")]
+    #[error("data of {0} bytes is above the limit (at most {DATA_BYTES_MAX}, none before the handshake)")]
     DataTooLong(u32),
 }
