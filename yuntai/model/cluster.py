@@ -16,6 +16,7 @@ class Account(Record, frozen=True, kw_only=True):
 
     name: str
     created: str
+    quotas: dict[str, int] = {}  # limits that differ from the product's, by name
 
 
 class AccessKey(Record, frozen=True, kw_only=True):
@@ -115,6 +116,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     done: bool = False
+    since: str = ""  # when it was first found waiting; its time-out counts from here over restarts of the executor
 
 
 class Job(Record, frozen=True, kw_only=True):

@@ -51,6 +51,7 @@ class Instance(Record, frozen=True, kw_only=True):
     reboot_seq: int = 0  # the agent resets the guest when this is above what it last observed
     force_stop: bool = False
     reason: str = ""  # why the instance is where it is, for a person ("no host fits: …")
+    job: str = ""  # the unfinished job that moves it, so that an older job knows that it no longer does
 
 
 class ObservedInstance(Record, frozen=True, kw_only=True):
@@ -92,6 +93,8 @@ class Disk(Record, frozen=True, kw_only=True):
     created: str
     attached_time: str = ""
     detached_time: str = ""
+    job: str = ""  # the unfinished job that works on it
+    reason: str = ""  # why the last operation on it failed
 
 
 class Snapshot(Record, frozen=True, kw_only=True):
@@ -109,6 +112,7 @@ class Snapshot(Record, frozen=True, kw_only=True):
     size_gib: int
     status: SnapshotStatus = "progressing"
     progress: int = 0  # percent
+    reason: str = ""  # why it failed
     tags: dict[str, str] = {}
     created: str
 
@@ -130,6 +134,9 @@ class Image(Record, frozen=True, kw_only=True):
     status: ImageStatus = "Creating"
     progress: int = 0
     checksum: str = ""  # "sha256:…" of the imported file
+    source_snapshot: str = ""  # made from this snapshot, which owns the node then
+    source_instance: str = ""
+    reason: str = ""  # why its creation failed
     owner_alias: Literal["system", "self"] = "system"
     tags: dict[str, str] = {}
     created: str
