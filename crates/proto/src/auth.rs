@@ -76,7 +76,9 @@ pub enum AuthError {
     Expired(u64),
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// Lower-case hex.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write;
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut out, byte| {
         let _ = write!(out, "{byte:02x}");
@@ -84,11 +86,19 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
-fn unhex(text: &str) -> Option<Vec<u8>> {
+/// Read hex; `None` if it is not hex.
+#[must_use]
+pub fn unhex(text: &str) -> Option<Vec<u8>> {
     if text.len() % 2 != 0 || !text.is_ascii() {
         return None;
     }
     (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok()).collect()
+}
+
+/// Read the text of a secret's file: 32 bytes as 64 hex digits, white space around them.
+#[must_use]
+pub fn parse_secret(text: &str) -> Option<Vec<u8>> {
+    unhex(text.trim()).filter(|secret| secret.len() == 32)
 }
 
 fn mac_of(secret: &[u8], parts: &[&str]) -> Hmac<Sha256> {

@@ -2,13 +2,16 @@
 //!
 //! Everything that two processes, or one process before and after a restart, must agree on stands here and nowhere
 //! else: the frame ([`frame`]), what goes in it ([`data`] on the hot path, [`control`] beside it), who may speak
-//! ([`auth`]) and the words that all of them use ([`types`]).
+//! ([`auth`], [`handshake`]) and the words that all of them use ([`types`]).
 
 pub mod auth;
 pub mod control;
 pub mod data;
 pub mod frame;
+pub mod handshake;
+pub mod outbox;
 pub mod types;
 
 pub use frame::{Frame, Header, Kind};
+pub use outbox::Outbox;
 pub use types::*;
