@@ -93,5 +93,6 @@ class Port(Record, frozen=True, kw_only=True):
     instance: str = ""
     hostname: str = ""
     host: str = ""  # requested chassis; "" = wherever it appears
+    destination: str = ""  # the host that a live migration in progress goes to; the port is bound on both
     primary: bool = True
     created: str
