@@ -1,0 +1,103 @@
+"""A unit of work: reads are remembered, writes collected, and all of it committed in one transaction.
+
+Every record that was read by its id is compared at commit, and so is every listed record that is written. What is
+derived from *listing* is not protected by that; see :meth:`Unit.guard`.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from yuntai.model.base import Record
+from yuntai.model.guard import Guard
+from yuntai.state import Absent, Store, Unchanged, Versioned
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+T = TypeVar("T", bound=Record)
+_Key = tuple[type[Record], str]
+
+
+class Unit:
+    """Reads of one moment and the writes that follow from them."""
+
+    def __init__(self, store: Store, fences: Sequence[Any] = ()) -> None:
+        self.store = store
+        self._fences = tuple(fences)
+        self._read: dict[_Key, Versioned[Any] | None] = {}
+        self._listed: dict[type[Record], dict[str, Versioned[Any]]] = {}
+        self._written: dict[_Key, Record | None] = {}
+        self._new: set[_Key] = set()
+
+    async def get(self, kind: type[T], identifier: str) -> T | None:
+        """Return the record as this unit sees it, its own writes included; it must be the same at commit."""
+        key = (kind, identifier)
+        if key in self._written:
+            written = self._written[key]
+            return written if isinstance(written, kind) else None
+        if key not in self._read:
+            self._read[key] = await self.store.get(kind, identifier) if identifier else None
+        found = self._read[key]
+        return found.value if found is not None else None
+
+    async def list(self, kind: type[T]) -> list[T]:
+        """Return all records of a kind, this unit's own writes included."""
+        if kind not in self._listed:
+            self._listed[kind] = {found.value.id: found for found in await self.store.list(kind)}
+        merged: dict[str, T] = {identifier: found.value for identifier, found in self._listed[kind].items()}
+        for (written_kind, identifier), record in self._written.items():
+            if written_kind is not kind:
+                continue
+            if isinstance(record, kind):
+                merged[identifier] = record
+            else:
+                merged.pop(identifier, None)
+        return list(merged.values())
+
+    def put(self, record: Record) -> None:
+        """Write a record that was read or listed here (compared), or one that must not be there yet (compared too)."""
+        self._written[type(record), record.id] = record
+
+    def add(self, record: Record) -> None:
+        """Write a record with an id just made from random digits: nothing to compare."""
+        self._new.add((type(record), record.id))
+        self.put(record)
+
+    def delete(self, kind: type[Record], identifier: str) -> None:
+        """Delete a record."""
+        self._written[kind, identifier] = None
+
+    async def guard(self, domain: str) -> None:
+        """Let no other unit that guards the same domain commit between this unit's reads and its commit.
+
+        Call it before the first listing.
+        """
+        await self.get(Guard, domain)
+        self.put(Guard(id=domain, by=secrets.token_hex(8)))
+
+    @property
+    def writes(self) -> int:
+        """How many records would be written or deleted."""
+        return len(self._written)
+
+    async def commit(self) -> bool:
+        """Write everything if nothing that was read has changed; return whether it did."""
+        if not self._written:
+            return True
+        compare = [*self._fences]
+        for key, found in self._read.items():
+            if key[1]:
+                compare.append(Unchanged(found) if found is not None else Absent(*key))
+        for key in self._written:
+            if key in self._read or key in self._new:
+                continue
+            listed = self._listed.get(key[0], {}).get(key[1])
+            if listed is not None:
+                compare.append(Unchanged(listed))
+            elif self._written[key] is not None:
+                compare.append(Absent(*key))
+        put = [record for record in self._written.values() if record is not None]
+        gone = [key for key, record in self._written.items() if record is None]
+        return await self.store.txn(compare=compare, put=put, delete=gone)
