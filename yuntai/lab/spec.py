@@ -1,0 +1,145 @@
+"""What a lab cluster and its hosts are: names, numbers, addresses and roles. Pure data, nothing runs here."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from pathlib import Path
+
+import msgspec
+
+from yuntai.config import ChunkServer, Config
+from yuntai.lab.layout import Home
+
+CHUNKSERVER_PORT = 7101
+RACKS = 3
+# What a host does. `central` runs etcd and the OVN databases; `engines` is every host's OVS, OVN and libvirt.
+CENTRAL, ENGINES, STORAGE, CONTROL, COMPUTE = "central", "engines", "storage", "control", "compute"
+ALL_ROLES = (CENTRAL, ENGINES, STORAGE, CONTROL, COMPUTE)
+_NAME = re.compile(r"[a-z][a-z0-9-]{0,23}")
+
+
+class SpecError(ValueError):
+    """A cluster or host cannot be made as asked; the text says what to change."""
+
+
+class ClusterSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One cloud on this machine. All its addresses live in namespaces of its own, so two clusters never meet.
+
+    ``api_port`` is where the machine's loopback leads to the API; 0 is nowhere. ``images`` is another home to share.
+    """
+
+    name: str = "lab"
+    management: str = "10.78.0.0/24"
+    underlay: str = "172.16.0.0/24"
+    external: str = "100.64.0.0/24"
+    region: str = "cn-local"
+    zone: str = "cn-local-a"
+    api_port: int = 8080
+    images: str | None = None
+
+    @property
+    def fabric(self) -> str:
+        """The network namespace that holds the switches between the hosts."""
+        return f"yt-{self.name}-fab"
+
+    def home(self, root: Path) -> Home:
+        """Return the layout of this cluster's data folder ``root``."""
+        return Home(root, Path(self.images) if self.images else None)
+
+
+class HostSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One host of a cluster; its number gives it the same last digit in every network. Number 1 is the central one."""
+
+    cluster: ClusterSpec
+    name: str = "h1"
+    number: int = 1
+    roles: tuple[str, ...] = ALL_ROLES
+
+    @property
+    def netns(self) -> str:
+        """The host's network namespace."""
+        return f"yt-{self.cluster.name}-{self.name}"
+
+    @property
+    def address(self) -> str:
+        """The host's management address."""
+        return nth_address(self.cluster.management, self.number)
+
+    @property
+    def central(self) -> str:
+        """The management address of the host that runs etcd and the OVN databases."""
+        return nth_address(self.cluster.management, 1)
+
+    def interface(self, network: str) -> str:
+        """Return the host's address in ``network`` with the prefix length, as `ip address add` takes it."""
+        return f"{nth_address(network, self.number)}/{ipaddress.ip_network(network).prefixlen}"
+
+    def chunkservers(self) -> list[ChunkServer]:
+        """Return this host's chunk servers: one in each of the three racks where the host is alone."""
+        if STORAGE not in self.roles:
+            return []
+        first = (self.number - 1) * RACKS
+        return [
+            ChunkServer(
+                id=first + index,
+                rack=f"rack-{index}",
+                port=CHUNKSERVER_PORT + index - 1,
+                path=f"/var/lib/yuntai/chunks/{first + index}",
+            )
+            for index in range(1, RACKS + 1)
+        ]
+
+    def config(self) -> Config:
+        """Return the configuration of the host's Python processes."""
+        return Config(
+            cluster=self.cluster.name,
+            region=self.cluster.region,
+            zone=self.cluster.zone,
+            host=self.name,
+            address=self.address,
+            etcd=[f"{self.central}:2379"],
+            ovn_nb=f"tcp:{self.central}:6641",
+            ovn_sb=f"tcp:{self.central}:6642",
+            chunkservers=self.chunkservers(),
+        )
+
+
+def nth_address(network: str, number: int) -> str:
+    """Return the ``number``-th address of ``network``."""
+    return str(ipaddress.ip_network(network)[number])
+
+
+def check(spec: HostSpec) -> HostSpec:
+    """Return ``spec`` if a host can be made of it, else raise :class:`SpecError`."""
+    for field, value in (("cluster name", spec.cluster.name), ("host name", spec.name)):
+        if not _NAME.fullmatch(value):
+            raise SpecError(f"{field} is {value!r}; use 1 to 24 of a-z, 0-9 and -, beginning with a letter")
+    for field in ("management", "underlay", "external"):
+        value = getattr(spec.cluster, field)
+        try:
+            size = ipaddress.ip_network(value).num_addresses
+        except ValueError as error:
+            raise SpecError(f'cluster `{field}` is {value!r}: {error}; write it as "10.78.0.0/24"') from error
+        if not 1 <= spec.number < size - 1:
+            raise SpecError(
+                f"host number is {spec.number}, but `{field}` {value} has 1 to {size - 2}; choose one of these"
+            )
+    if not 0 <= spec.cluster.api_port < 65536:
+        raise SpecError(f"`api_port` is {spec.cluster.api_port}; choose a port from 1 to 65535, or 0 for none")
+    unknown = set(spec.roles) - set(ALL_ROLES)
+    if unknown:
+        raise SpecError(f"roles has {', '.join(sorted(unknown))}; choose from {', '.join(ALL_ROLES)}")
+    return spec
+
+
+def load_cluster(home: Path) -> ClusterSpec | None:
+    """Return the settings stored in ``home``, or None where no cluster was ever started."""
+    path = Home(home).cluster
+    return msgspec.json.decode(path.read_bytes(), type=ClusterSpec) if path.exists() else None
+
+
+def load_host(home: Path, name: str) -> HostSpec | None:
+    """Return the host ``name`` as it was last started from ``home``, or None."""
+    path = Home(home).host(name).spec
+    return msgspec.json.decode(path.read_bytes(), type=HostSpec) if path.exists() else None
