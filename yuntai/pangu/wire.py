@@ -28,7 +28,7 @@ class WireError(Exception):
     """The peer cannot be reached, cannot be understood, or does not answer in time. Asking again later may help."""
 
 
-class Refused(WireError):
+class Refused(WireError):  # noqa: N818 - it is an answer, not a fault
     """The peer understood and said no; ``str()`` is its reason. Asking the same again does not help."""
 
 
@@ -85,7 +85,7 @@ async def handshake_as_client(
 async def handshake_as_server(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, secret: bytes, name: str
 ) -> str:
-    """The other side of :func:`handshake_as_client`; return the client's name."""
+    """Do the other side of :func:`handshake_as_client`; return the client's name."""
     nonce = secrets.token_hex(32)
     writer.write(frame_bytes(CHALLENGE, 0, {"nonce": nonce}))
     auth = _expect(await read_frame(reader), AUTH)

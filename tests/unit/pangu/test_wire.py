@@ -26,7 +26,7 @@ async def _server(secret: bytes = SECRET) -> tuple[asyncio.Server, str]:
         await wire.serve_controls(reader, writer, secret, "gateway:t", _echo)
 
     server = await asyncio.start_server(client, "127.0.0.1", 0)
-    return server, "127.0.0.1:%d" % server.sockets[0].getsockname()[1]
+    return server, f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
 
 async def test_a_question_is_answered() -> None:
@@ -59,9 +59,9 @@ async def test_a_dead_port_says_where() -> None:
 def test_golden_header() -> None:
     """Version 1 of the header, byte for byte: what an older peer sends must still be read."""
     golden = bytes.fromhex(
-        "59544631" "01" "14" "0100" "04000000" "00100000" "0700000000000000" "0200000000000000" "0300000000000000"
-        "0400000000000000" "05000000" "06000000" "0800" "0100"
-    )  # fmt: skip
+        "59544631 01 14 0100 04000000 00100000 0700000000000000 0200000000000000 0300000000000000"
+        " 0400000000000000 05000000 06000000 0800 0100"
+    )
     fields = (20, 1, 4, 4096, 7, 2, 3, 4, 5, 6, 8, 1)
     encoded = _native.encode_header(fields)
     assert encoded[:60] == golden
