@@ -19,19 +19,21 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
 CALL_TIMEOUT_S = 3.0
-ATTEMPTS = 4
+ATTEMPTS = 6
 BACKOFF_FIRST_S = 0.1
 MESSAGE_BYTES_MAX = 64 << 20
 METADATA = (("hasleader", "true"),)
 """Asks a member that has lost its leader to end the call rather than to answer from the past or to hang."""
 
+# The least time between two tries to connect is also the longest that one try may take: on a busy machine a try needs
+# some hundred milliseconds, so this stays below what the retries of one call add up to.
 _OPTIONS = [
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 3_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 500),
+    ("grpc.min_reconnect_backoff_ms", 1_000),
     ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
     ("grpc.enable_http_proxy", 0),
@@ -80,7 +82,7 @@ class Connection:
             await channel.close()
 
     async def call(self, what: str, attempt: Callable[[float], Awaitable[Any]], *, writes: bool = False) -> Any:
-        """Run ``attempt(timeout_s)`` until it answers, at most four times; return ``(answer, was a try in doubt)``.
+        """Run ``attempt(timeout_s)`` until it answers, at most six times; return ``(answer, was a try in doubt)``.
 
         With ``writes``, giving up raises :class:`Uncertain`, because a try without an answer may have been carried out.
         """

@@ -1,0 +1,72 @@
+"""A real etcd on loopback in a temporary folder, for tests: start, kill, start again on the same data."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+START_TIMEOUT_S = 20.0
+INSTALL_TIMEOUT_S = 300
+
+
+def free_port() -> int:
+    """Return a loopback port that is free now, outside the range that the system gives to clients."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def ensure_installed() -> str:
+    """Return the path of ``etcd``; install Debian's package when it is missing."""
+    found = shutil.which("etcd")
+    if found is None:
+        subprocess.run(["apt-get", "install", "-y", "etcd-server"], check=True, timeout=INSTALL_TIMEOUT_S)
+        found = shutil.which("etcd")
+    assert found, "etcd is not installed and could not be installed: apt-get install etcd-server"
+    return found
+
+
+class EtcdProcess:
+    """One etcd, alone in its cluster."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.peer_port = free_port()
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def endpoint(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        client, peer = f"http://{self.endpoint}", f"http://127.0.0.1:{self.peer_port}"
+        with (self.folder / "etcd.log").open("ab") as out:
+            self.process = subprocess.Popen(
+                [
+                    *(ensure_installed(), "--name=test", f"--data-dir={self.folder / 'etcd'}"),
+                    *(f"--listen-client-urls={client}", f"--advertise-client-urls={client}"),
+                    *(f"--listen-peer-urls={peer}", f"--initial-advertise-peer-urls={peer}"),
+                    f"--initial-cluster=test={peer}",
+                ],
+                stdout=out,
+                stderr=out,
+            )
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
+                return
+            assert self.process.poll() is None, (self.folder / "etcd.log").read_text()[-2000:]
+            time.sleep(0.05)
+        raise AssertionError(f"etcd did not listen on {self.endpoint} within {START_TIMEOUT_S} s")
+
+    def stop(self, how: signal.Signals = signal.SIGKILL) -> None:
+        if self.process is not None:
+            self.process.send_signal(how)
+            self.process.wait(timeout=10)
+            self.process = None
