@@ -34,7 +34,7 @@ def subnet(cidr: str) -> ipaddress.IPv4Network:
     except ValueError as error:
         raise AddressError(f"CIDR {cidr!r} is not an IPv4 network: {error}; write it as 10.0.1.0/24") from error
     if network.prefixlen > PREFIX_MAX:
-        raise AddressError(f"CIDR {cidr!r} is too small: four addresses are the system's; use a prefix up to /{PREFIX_MAX}")
+        raise AddressError(f"CIDR {cidr!r} is too small, four addresses are the system's; use up to /{PREFIX_MAX}")
     return network
 
 

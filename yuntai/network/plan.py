@@ -21,7 +21,7 @@ from yuntai.network.rows import ID_KEY, Content, Key, Row
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from yuntai.model.network import Port, SecurityGroup, VSwitch, Vpc
+    from yuntai.model.network import Port, SecurityGroup, Vpc, VSwitch
 
 PROVIDER_SWITCH = "ext"
 GATEWAY_CHASSIS_MAX = 3
@@ -160,9 +160,7 @@ def _router(draft: _Draft, vpc: Vpc, vswitches: list[VSwitch], hosts: Sequence[s
     uplink = None
     if vpc.ext_ip:
         router_ports.append(_uplink_port(draft, vpc, hosts))
-        refs["nat"] = [
-            draft.add("NAT", f"{vpc.id}/snat", type="snat", external_ip=vpc.ext_ip, logical_ip=vpc.cidr)
-        ]
+        refs["nat"] = [draft.add("NAT", f"{vpc.id}/snat", type="snat", external_ip=vpc.ext_ip, logical_ip=vpc.cidr)]
         refs["static_routes"] = [
             draft.add("Logical_Router_Static_Route", f"{vpc.id}/default", ip_prefix="0.0.0.0/0",
                       nexthop=addresses.PROVIDER_GATEWAY, output_port=(f"{vpc.id}-ext",))
