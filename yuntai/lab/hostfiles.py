@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shlex
 
 from yuntai.config import encode
@@ -44,6 +45,12 @@ def host_files(spec: HostSpec, host_uuid: str) -> dict[str, tuple[str, int]]:
             if script:
                 files[f"{HOOKS}/{service.name}.{hook}"] = (f"#!/bin/sh\nset -eu\n{script}\n", 0o755)
     return files
+
+
+def files_digest(spec: HostSpec, host_uuid: str) -> str:
+    """Return a hash of the host's files: a host whose files would differ now must be started anew."""
+    text = "".join(f"{path}\0{content}\0{mode}\0" for path, (content, mode) in host_files(spec, host_uuid).items())
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def launch_command(service: Service) -> list[str]:

@@ -15,16 +15,16 @@ import subprocess
 import sys
 import time
 import traceback
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
 from yuntai.lab import cgroups, fabric, rootfs, syscalls
+from yuntai.lab.hostfiles import files_digest
 from yuntai.lab.layout import Home
 from yuntai.lab.processes import identify
-from yuntai.lab.record import CLAIMS, Record, clean_up, owner, read_manifest, write_atomically
+from yuntai.lab.record import CLAIMS, Record, clean_up, owner, read_host_uuid, read_manifest, write_atomically
 from yuntai.lab.spec import CONTROL, HostSpec, load_host
 
 _SIGNALS = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
@@ -79,19 +79,15 @@ def start_host(spec: HostSpec, home: Home) -> Record:
     fabric.attach(spec)
     trees = cgroups.machine()
     cgroups.make(trees, spec.netns)
-    init_pid = _fork_into_namespaces(spec, home, trees, _host_uuid(folders.root / "uuid"))
+    host_uuid = read_host_uuid(folders.root)
+    init_pid = _fork_into_namespaces(spec, home, trees, host_uuid)
     init, keeper = identify(init_pid), identify(os.getpid())
     if init is None or keeper is None:
         raise KeeperError(f"the host ended at once; see {folders.console}")
-    record = Record(init=init, keeper=keeper, image=manifest.id, started_unix_s=time.time())
+    files = files_digest(spec, host_uuid)
+    record = Record(init=init, keeper=keeper, image=manifest.id, files=files, started_unix_s=time.time())
     write_atomically(folders.record, msgspec.json.encode(record))
     return record
-
-
-def _host_uuid(path: Path) -> str:
-    if not path.exists():
-        write_atomically(path, str(uuid.uuid4()).encode())
-    return path.read_text().strip()
 
 
 def _fork_into_namespaces(spec: HostSpec, home: Home, trees: list[cgroups.Hierarchy], host_uuid: str) -> int:

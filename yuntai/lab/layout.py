@@ -59,6 +59,11 @@ class HostFolders:
         return self.root / "spec.json"
 
     @property
+    def code(self) -> Path:
+        """Which code each process was started from: see :mod:`yuntai.lab.versions`."""
+        return self.root / "code.json"
+
+    @property
     def supervisor_socket(self) -> Path:
         """The supervisor's XML-RPC socket."""
         return self.run / "supervisor.sock"

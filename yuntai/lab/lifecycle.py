@@ -14,13 +14,15 @@ from pathlib import Path
 import msgspec
 
 from yuntai.lab.enter import run_inside
+from yuntai.lab.hostfiles import files_digest
 from yuntai.lab.keeper import KeeperError, cluster_lock
 from yuntai.lab.layout import REPOSITORY, Home
 from yuntai.lab.processes import POLL_S
-from yuntai.lab.record import Record, clean_up, read_manifest, read_record, running, write_atomically
+from yuntai.lab.record import Record, clean_up, read_host_uuid, read_manifest, read_record, running, write_atomically
 from yuntai.lab.services import services
 from yuntai.lab.spec import HostSpec, check, load_host
 from yuntai.lab.supervisor import Supervisor, SupervisorError
+from yuntai.lab.versions import code_of_services
 
 START_S = 60.0
 STOP_S = 90.0
@@ -30,7 +32,7 @@ SECRETS = ("cluster", "token")
 
 
 def start(spec: HostSpec, root: Path) -> Record:
-    """Start the host ``spec`` with its data in ``root``; one that runs on the present image stays as it is.
+    """Start the host ``spec`` with its data in ``root``; one that runs as asked is only brought to the present code.
 
     Returns once its supervisor answers; how far its processes are, :func:`yuntai.lab.status.report` tells.
     """
@@ -40,7 +42,9 @@ def start(spec: HostSpec, root: Path) -> Record:
     if manifest is None:
         raise KeeperError(f"there is no host image in {home.image}; run `make up`")
     if record is not None:
-        if record.image == manifest.id and load_host(root, spec.name) == spec:
+        files = files_digest(spec, read_host_uuid(folders.root))
+        if (record.image, record.files) == (manifest.id, files) and load_host(root, spec.name) == spec:
+            _bring_up_to_date(spec, home)
             return record
         stop(root, spec.name)
     folders.make()
@@ -48,6 +52,7 @@ def start(spec: HostSpec, root: Path) -> Record:
     make_secrets(home)
     write_atomically(home.cluster, msgspec.json.encode(spec.cluster))
     write_atomically(folders.spec, msgspec.json.encode(spec))
+    write_atomically(folders.code, msgspec.json.encode(code_of_services(spec, home)))
     with folders.console.open("wb") as console:
         keeper = subprocess.Popen(
             (sys.executable, "-m", "yuntai.lab.keeper", str(root), spec.name),
@@ -67,6 +72,20 @@ def start(spec: HostSpec, root: Path) -> Record:
         if time.monotonic() > deadline:
             raise KeeperError(f"the host {spec.name} is not up after {START_S:.0f} s; see {folders.console}")
         time.sleep(POLL_S)
+
+
+def _bring_up_to_date(spec: HostSpec, home: Home) -> None:
+    """Restart those processes of a running host whose code has changed, one after the other, guests left running."""
+    folders = home.host(spec.name)
+    now = code_of_services(spec, home)
+    then = msgspec.json.decode(folders.code.read_bytes(), type=dict[str, str]) if folders.code.exists() else {}
+    supervisor = Supervisor(folders.supervisor_socket)
+    for name, code in now.items():
+        if then.get(name) != code:
+            print(f"{spec.name}: restarting {name}, whose code has changed")
+            supervisor.restart(name)
+            write_atomically(folders.code, msgspec.json.encode({**then, name: code}))
+            then[name] = code
 
 
 def console_tail(home: Home, name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+import uuid
 from pathlib import Path
 
 import msgspec
@@ -18,12 +19,13 @@ REMOVE_TRIES = 50
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """A running host: its PID 1 and its keeper as the machine numbers them, and the image below it."""
+    """A running host: its PID 1 and its keeper as the machine numbers them, the image below it, and its files' hash."""
 
     init: ProcessId
     keeper: ProcessId
     image: str
-    started_unix_s: float
+    files: str = ""
+    started_unix_s: float = 0.0
 
 
 class ImageManifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,6 +64,14 @@ def read_manifest(home: Home) -> ImageManifest | None:
         return msgspec.json.decode((home.image / MANIFEST).read_bytes(), type=ImageManifest)
     except FileNotFoundError:
         return None
+
+
+def read_host_uuid(folder: Path) -> str:
+    """Return the host's own UUID, which libvirt knows it by; made at its first start."""
+    path = folder / "uuid"
+    if not path.exists():
+        write_atomically(path, str(uuid.uuid4()).encode())
+    return path.read_text().strip()
 
 
 def owner(spec: HostSpec) -> Path | None:

@@ -58,7 +58,7 @@ def build_image(home: Home, log: Log, codename: str) -> None:
     }
     (partial / MANIFEST).parent.mkdir(parents=True, exist_ok=True)
     (partial / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
-    swap_in(partial, home.image, home.image.with_name("image.replaced"))
+    swap_in(partial, home.image)
 
 
 def apt_proxies() -> list[str]:
@@ -120,7 +120,7 @@ def build_venv(home: Home, log: Log) -> None:
         remove(scratch)
     if not (partial / "bin/supervisord").exists():
         raise SetupError("the hosts' Python environment has no supervisord", "see the log for pip's own message")
-    swap_in(partial, home.image_venv, home.image_venv.with_name("image-venv.replaced"))
+    swap_in(partial, home.image_venv)
 
 
 # The machine's name servers, certificates and pip settings are lent for the time of the installation only.

@@ -102,14 +102,18 @@ def digest(*parts: str) -> str:
 
 
 def digest_files(paths: Iterable[Path]) -> str:
-    """Return a hash of files and of everything in folders: names and contents."""
+    """Return a hash of files and of everything in folders, except compiled Python: names and contents."""
     state = hashlib.sha256()
     for path in paths:
-        files = sorted(entry for entry in path.rglob("*") if entry.is_file()) if path.is_dir() else [path]
+        files = sorted(entry for entry in path.rglob("*") if _counts(entry)) if path.is_dir() else [path]
         for file in files:
             state.update(str(file).encode() + b"\0")
             state.update(file.read_bytes() if file.is_file() else b"")
     return state.hexdigest()[:32]
+
+
+def _counts(entry: Path) -> bool:
+    return entry.is_file() and "__pycache__" not in entry.parts
 
 
 class Runner:
@@ -134,6 +138,7 @@ class Runner:
         if not self.stale(step):
             print(f"{label:<48} ready", flush=True)
             return
+        # Taken before the work: what changes meanwhile makes the step stale again.
         inputs = step.inputs()
         (self._home.stamps / step.name).unlink(missing_ok=True)
         log = Log(self._home.log / f"setup-{step.name}.log")
@@ -185,9 +190,13 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def swap_in(partial: Path, final: Path, replaced: Path) -> None:
-    """Put the finished ``partial`` in the place of ``final``, which is kept as ``replaced`` for its users."""
-    remove(replaced)
+def swap_in(partial: Path, final: Path) -> None:
+    """Put the finished ``partial`` in the place of ``final``, which is kept for its users; see :func:`replaced`."""
     if final.exists():
-        final.rename(replaced)
+        final.rename(final.with_name(f"{final.name}.replaced-{time.time_ns()}"))
     partial.rename(final)
+
+
+def replaced(folder: Path) -> list[Path]:
+    """Return what :func:`swap_in` has kept in ``folder``: running hosts may stand on it."""
+    return sorted(folder.glob("*.replaced-*"))

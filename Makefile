@@ -1,0 +1,26 @@
+# Everything a newcomer needs. Variables: YUNTAI_HOME (data folder), API_PORT, CONFIRM=yes (clean), ARGS (test).
+.POSIX:
+.PHONY: help up down status test clean
+
+help:
+	@echo 'make up      build what is missing, start a whole cloud on this machine, and its first VM'
+	@echo 'make status  show the cloud and its processes'
+	@echo 'make down    stop it and leave nothing running; the data stays'
+	@echo 'make test    install what the tests need and run all of them; ARGS goes to pytest'
+	@echo 'make clean   stop it and delete its data (asks; CONFIRM=yes for scripts)'
+
+up:
+	@bin/setup up
+
+down:
+	@bin/setup down
+
+status:
+	@bin/yuntai status
+
+test:
+	@bin/setup tools
+	@bin/check $(ARGS)
+
+clean:
+	@bin/setup clean
