@@ -1,16 +1,26 @@
-"""Requests on images."""
+"""Requests on images. An image of a snapshot is that snapshot's node under another name: nothing is copied."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from yuntai.control import errors
+from yuntai.control.errors import ApiError
+from yuntai.control.requests import quotas, validate
+from yuntai.control.requests.base import decide, matches, new_job, owned, paginate, transact
+from yuntai.control.requests.disks import need_instance
+from yuntai.control.requests.snapshots import add_snapshot, need_snapshot
+from yuntai.control.sources import readers_of_image
+from yuntai.model.base import new_id, now_utc
+from yuntai.model.compute import Disk, Image, Snapshot
+from yuntai.model.lifecycle import INSTANCE
+from yuntai.model.lifecycle_storage import IMAGE, SNAPSHOT
+
 if TYPE_CHECKING:
-    from yuntai.control.requests.types import (
-        Caller,
-        Page,
-        Paging,
-    )
-    from yuntai.model.compute import Image
+    from yuntai.control.requests.types import Caller, Page, Paging
+    from yuntai.control.unit import Unit
     from yuntai.state import Store
 
 
@@ -27,22 +37,139 @@ async def create_image(
     client_token: str = "",
     dry_run: bool = False,
 ) -> str:
-    """CreateImage from a snapshot of a system disk, or from an instance (takes the snapshot first)."""
-    raise NotImplementedError
+    """CreateImage from a snapshot of a system disk, or from an instance (whose snapshot is taken first)."""
+    if bool(snapshot_id) == bool(instance_id):
+        if snapshot_id:
+            raise errors.invalid("InstanceId", instance_id, "give it or SnapshotId, not both")
+        raise errors.missing("SnapshotId")
+    validate.name("ImageName", name, code="InvalidImageName.Malformed")
+    validate.description("Description", description)
+    checked = validate.tags(tags)
+
+    async def body(unit: Unit) -> str:
+        await quotas.need(unit, caller.account, images=1)
+        if name and any(i.account == caller.account and i.name == name for i in await unit.list(Image)):
+            raise errors.invalid(
+                "ImageName", name, "an image has that name; choose another", "InvalidImageName.Duplicated"
+            )
+        if snapshot_id:
+            snapshot = await _usable(unit, caller, snapshot_id)
+        else:
+            snapshot = await _snapshot_of(unit, caller, instance_id)
+        origin = await _origin(unit, snapshot)
+        image_id = new_id("m")
+        image = Image(
+            id=image_id,
+            account=caller.account,
+            name=name or image_id,
+            description=description,
+            os_name=os_name or (origin.os_name if origin else ""),
+            os_type=origin.os_type if origin else "linux",
+            architecture=origin.architecture if origin else "x86_64",
+            volume=snapshot.volume,
+            node=snapshot.node,
+            size_gib=snapshot.size_gib,
+            status="Available" if snapshot_id else "Creating",
+            progress=100 if snapshot_id else 0,
+            owner_alias="self",
+            source_snapshot=snapshot.id,
+            source_instance=instance_id,
+            tags=checked,
+            created=now_utc(),
+        )
+        unit.add(image)
+        if not snapshot_id:
+            unit.add(new_job(caller, "create_image", image.id, snapshot=snapshot.id))
+        return image.id
+
+    arguments = [snapshot_id, instance_id, name, description, os_name, checked]
+    return await transact(
+        store, caller, body, str, action="CreateImage", token=client_token, arguments=arguments, dry_run=dry_run
+    )
 
 
-async def delete_image(
-    store: Store, caller: Caller, image_id: str, *, force: bool = False, dry_run: bool = False
-) -> None:
-    """DeleteImage: refused while a disk still reads from it (force does not change that)."""
-    raise NotImplementedError
+async def _usable(unit: Unit, caller: Caller, snapshot_id: str) -> Snapshot:
+    snapshot = await need_snapshot(unit, caller, snapshot_id)
+    decide(SNAPSHOT, snapshot.status, "use", snapshot.id)
+    if snapshot.disk_kind != "system":
+        raise ApiError(
+            "InvalidSnapshotId.NotSystemDisk",
+            f"The snapshot {snapshot.id} is of a data disk; an image is made of a system disk's.",
+            errors.FORBIDDEN,
+        )
+    return snapshot
+
+
+async def _snapshot_of(unit: Unit, caller: Caller, instance_id: str) -> Snapshot:
+    instance = await need_instance(unit, caller, instance_id)
+    decide(INSTANCE, instance.status, "create_image", instance.id)
+    disk = await unit.get(Disk, instance.system_disk)
+    if disk is None:
+        raise errors.not_found("system disk", instance.system_disk, "InvalidDiskId.NotFound")
+    return await add_snapshot(unit, caller, disk, description=f"for an image of {instance_id}")
+
+
+async def _origin(unit: Unit, snapshot: Snapshot) -> Image | None:
+    """Return the image that a snapshot's disk was made of, for its description."""
+    disk = await unit.get(Disk, snapshot.disk)
+    return await unit.get(Image, disk.source_image) if disk is not None and disk.source_image else None
+
+
+async def need_image(unit: Unit, caller: Caller, image_id: str) -> Image:
+    """Return an image that the caller may use, theirs or a public one, or the API's error."""
+    if not image_id:
+        raise errors.missing("ImageId")
+    image = await unit.get(Image, image_id) if image_id.isprintable() else None
+    if image is None or image.account not in ("", caller.account):
+        raise errors.not_found("ImageId", image_id, "InvalidImageId.NotFound")
+    return image
+
+
+async def delete_image(store: Store, caller: Caller, image_id: str, *, dry_run: bool = False) -> None:
+    """DeleteImage: refused while a disk still reads from it. Its snapshot stays."""
+
+    async def body(unit: Unit) -> None:
+        image = await need_image(unit, caller, image_id)
+        if image.account != caller.account:
+            raise ApiError(
+                "Forbidden.RAM", f"The image {image_id} is public; only the operator deletes it.", errors.FORBIDDEN
+            )
+        move = decide(IMAGE, image.status, "delete", image.id)
+        users = await readers_of_image(unit, image) if image.status == "Available" else []
+        if users:
+            raise errors.dependency(
+                "ImageUsed",
+                f"The image {image.id} is still read by {', '.join(users[:5])}, whose data is being copied; "
+                "try again when that is done.",
+                errors.FORBIDDEN,
+            )
+        unit.put(msgspec.structs.replace(image, status="Deleting"))
+        unit.add(new_job(caller, move.wants, image.id, volume=image.volume))
+
+    await transact(store, caller, body, type(None), dry_run=dry_run)
 
 
 async def modify_image_attribute(
     store: Store, caller: Caller, image_id: str, *, name: str | None = None, description: str | None = None
 ) -> None:
     """ModifyImageAttribute."""
-    raise NotImplementedError
+    validate.name("ImageName", name or "", code="InvalidImageName.Malformed")
+    validate.description("Description", description or "")
+
+    async def body(unit: Unit) -> None:
+        image = await owned(
+            unit, Image, image_id, caller, field="ImageId", what="ImageId", code="InvalidImageId.NotFound"
+        )
+        decide(IMAGE, image.status, "modify", image.id)
+        unit.put(
+            msgspec.structs.replace(
+                image,
+                name=name or image.name,
+                description=image.description if description is None else description,
+            )
+        )
+
+    await transact(store, caller, body, type(None))
 
 
 async def describe_images(
@@ -57,5 +184,15 @@ async def describe_images(
     snapshot_id: str = "",
     tags: dict[str, str | None] | None = None,
 ) -> Page[Image]:
-    """DescribeImages: public ones and the caller's. status: comma-separated."""
-    raise NotImplementedError
+    """DescribeImages: public ones and the caller's. ``status`` may name several, with commas between."""
+    states = {part.strip() for part in status.split(",") if part.strip()}
+    found = [
+        image.value
+        for image in await store.list(Image)
+        if image.value.account in ("", caller.account)
+        and matches(image.value, ids=ids, name=name, tags=tags)
+        and (not states or image.value.status in states)
+        and owner_alias in ("", image.value.owner_alias)
+        and snapshot_id in ("", image.value.source_snapshot)
+    ]
+    return paginate(found, paging)

@@ -41,7 +41,7 @@ class Page(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
 
 
 class DiskSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """``SystemDisk.*`` or one ``DataDisk.N.*``; ``size_gib`` None = as large as its source (system: image, data: 20)."""
+    """``SystemDisk.*`` or one ``DataDisk.N.*``; ``size_gib`` None = as its source (or 20)."""
 
     size_gib: int | None = None
     category: str = ""
