@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from yuntai.lab.layout import Home
+from yuntai.lab.setup.steps import Log, Runner, SetupError, Step, digest_files, replaced, swap_in
+
+
+class Work:
+    """A step whose inputs and result the test sets."""
+
+    def __init__(self) -> None:
+        self.inputs, self.there, self.runs, self.error = "1", True, 0, ""
+
+    def run(self, log: Log) -> None:
+        self.runs += 1
+        log.say("working hard")
+        if self.error:
+            raise SetupError(self.error, "")
+
+    def step(self) -> Step:
+        return Step("work", "some work", lambda: self.inputs, lambda: self.there, self.run, "buy a new disk")
+
+
+def test_a_step_runs_again_only_when_its_inputs_changed_or_its_result_is_gone(tmp_path: Path) -> None:
+    work, runner = Work(), Runner(Home(tmp_path), 9)
+    for _ in range(2):
+        runner.do(work.step())
+    assert work.runs == 1
+    work.inputs = "2"
+    runner.do(work.step())
+    assert work.runs == 2
+    work.there = False
+    runner.do(work.step())
+    assert work.runs == 3
+
+
+def test_a_failed_step_shows_its_log_and_the_way_out_and_is_not_remembered(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    work, runner = Work(), Runner(Home(tmp_path), 1)
+    runner.do(work.step())
+    work.inputs, work.error = "2", "the disk is full"
+    with pytest.raises(SystemExit) as caught:
+        runner.do(work.step())
+    assert caught.value.code == 1
+    said = capsys.readouterr().err
+    assert "some work failed: the disk is full" in said
+    assert "working hard" in said
+    assert "Way out: buy a new disk" in said
+    work.inputs, work.error = "1", ""
+    runner.do(work.step())
+    assert work.runs == 3
+
+
+def test_a_stamp_that_was_cut_short_is_none(tmp_path: Path) -> None:
+    work, home = Work(), Home(tmp_path)
+    Runner(home, 1).do(work.step())
+    (home.stamps / "work").write_text('{"inputs"')
+    assert Runner(home, 1).stale(work.step())
+
+
+def test_a_command_that_hangs_ends_with_all_its_children(tmp_path: Path) -> None:
+    log, marker = Log(tmp_path / "log"), tmp_path / "marker"
+    with pytest.raises(SetupError, match="took more than"):
+        log.run("sh", "-c", f"(sleep 1; touch {marker}) & wait", timeout_s=0.2)
+    time.sleep(1.2)
+    assert not marker.exists()
+
+
+def test_a_failing_command_is_named_and_its_words_are_in_the_log(tmp_path: Path) -> None:
+    log = Log(tmp_path / "log")
+    with pytest.raises(SetupError, match="`sh -c"):
+        log.run("sh", "-c", "echo so sad; exit 3", timeout_s=5)
+    assert "so sad" in log.tail()
+
+
+def test_a_digest_follows_names_and_contents_but_not_compiled_python(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("1")
+    before = digest_files([tmp_path])
+    (tmp_path / "__pycache__").mkdir()
+    (tmp_path / "__pycache__" / "a.pyc").write_text("x")
+    assert digest_files([tmp_path]) == before
+    (tmp_path / "a.py").write_text("2")
+    changed = digest_files([tmp_path])
+    (tmp_path / "a.py").rename(tmp_path / "b.py")
+    assert len({before, changed, digest_files([tmp_path])}) == 3
+
+
+def test_swapping_in_keeps_what_was_there(tmp_path: Path) -> None:
+    final = tmp_path / "image"
+    for content in ("old", "new"):
+        partial = tmp_path / "image.partial"
+        partial.mkdir()
+        (partial / "file").write_text(content)
+        swap_in(partial, final)
+    assert (final / "file").read_text() == "new"
+    assert [(kept / "file").read_text() for kept in replaced(tmp_path)] == ["old"]
