@@ -105,12 +105,19 @@ class OvnNorthbound:
             helper.register_columns(table, [*columns, *REFERENCES[table], "external_ids"])
         idl = ovsdb_connection.OvsdbIdl(self._remote, helper)
 
-        def changed(_event: str, row: Any, _updates: Any = None) -> None:
+        def forget(_event: str, row: Any, _updates: Any = None) -> None:
             self._replica.forget(row.uuid)
-            if self._callback is not None and not loop.is_closed():
-                loop.call_soon_threadsafe(self._callback)
 
-        idl.notify = changed
+        def run() -> bool:
+            # Not `notify`: a replica that is dropped for a database that came back empty tells of no row.
+            before = idl.change_seqno
+            result = bool(run_idl())
+            if idl.change_seqno != before and self._callback is not None and not loop.is_closed():
+                loop.call_soon_threadsafe(self._callback)
+            return result
+
+        run_idl = idl.run
+        idl.notify, idl.run = forget, run
         connection = ovsdb_connection.Connection(idl, self._timeout_s)
         connection.start()
         return connection
@@ -138,6 +145,11 @@ class _Replica:
         if known is None:
             known = self._known[row.uuid] = _Plain.read(table, row)
         return known
+
+    def keep(self, uuids: set[UUID]) -> None:
+        """Drop what is no longer there; a replica that is rebuilt does not tell of the rows that it lost."""
+        if len(self._known) > len(uuids):
+            self._known = {uuid: plain for uuid, plain in self._known.items() if uuid in uuids}
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,8 +213,10 @@ class _Sync:
         }
         self._rows, surplus = {}, []
         plain: dict[Key, _Plain] = {}
+        seen: set[UUID] = set()
         for table in COLUMNS:
             for row in list(self.idl.tables[table].rows.values()):
+                seen.add(row.uuid)
                 found = self._replica.row(table, row)
                 yuntai_id = found.own_ids.get(ID_KEY)
                 key = Key(table, yuntai_id) if yuntai_id else names.get((table, found.columns.get("name", "")))
@@ -212,6 +226,7 @@ class _Sync:
                     plain[key] = found
                 else:
                     surplus.append(row)
+        self._replica.keep(seen)
         keys = {row.uuid: key for key, row in self._rows.items()}
         return {key: found.row(keys) for key, found in plain.items()}, surplus
 
