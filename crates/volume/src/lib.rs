@@ -15,5 +15,21 @@
 //! to a new master until it is); after [`Action::Closed`] the volume is thrown away.
 
 pub mod api;
+mod chunk;
+mod guest;
+mod hydrate;
+pub mod level;
+mod links;
+mod members;
+mod mutate;
+mod operate;
+mod read;
+mod rebuild;
+mod runs;
+mod server;
+mod source;
+pub mod stats;
+mod volume;
 
 pub use api::*;
+pub use volume::Volume;

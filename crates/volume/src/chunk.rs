@@ -1,0 +1,201 @@
+//! One chunk as its writer sees it: where each replica stands, which mutations are on their way, who waits for whom.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use yuntai_proto::{Kind, LayerId, Position, ServerId, IN_SYNC_MIN};
+
+use crate::api::Micros;
+use crate::level::History;
+
+/// Where one replica stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// Gets every mutation and has every one before.
+    Whole,
+    /// Lacks something; gets nothing until its rebuild begins (not before `retry_at`).
+    Behind { retry_at: Micros },
+    /// Gets mutations from `from` on; what is older is being pulled.
+    Rebuilding { from: u64 },
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Replica {
+    pub server: ServerId,
+    pub standing: Standing,
+    /// A second damaged block within this time does not start another rebuild.
+    pub heal_not_before: Micros,
+}
+
+/// For whom a mutation is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Owner {
+    /// A piece of a guest's request.
+    Piece(u64),
+    /// A block copied from the source; `hydrate` if by background copying.
+    Fill { hydrate: Option<u64>, blocks: usize },
+}
+
+/// What is written.
+#[derive(Clone, Debug)]
+pub(crate) struct Payload {
+    pub kind: Kind,
+    pub layer: LayerId,
+    pub block: usize,
+    pub blocks: usize,
+    pub body: Bytes,
+    pub data: Bytes,
+    pub durable: bool,
+}
+
+/// A mutation that not every in-sync server has answered yet.
+#[derive(Clone, Debug)]
+pub(crate) struct Mutation {
+    pub payload: Payload,
+    pub owner: Owner,
+    pub sent_at: Micros,
+    /// One bit per replica, by its index in the placement.
+    pub acked: u8,
+    pub done: bool,
+}
+
+/// How a piece stands to its overlapping neighbours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Class {
+    Read,
+    /// Replaces whole blocks.
+    Replace,
+    /// Reads a block, changes some of its bytes, writes it.
+    Merge,
+}
+
+/// A piece that others may have to wait for, or that waits itself. In order of arrival.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Active {
+    pub piece: u64,
+    pub start: usize,
+    pub end: usize,
+    pub class: Class,
+    pub waiting: bool,
+    /// Has its number in the history.
+    pub sequenced: bool,
+}
+
+/// A read that is done but overlaps mutations whose fate is open.
+#[derive(Debug)]
+pub(crate) struct Parked {
+    pub read: u64,
+    pub waits_for: Vec<u64>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Chunk {
+    pub replicas: Vec<Replica>,
+    /// One bit per replica in the in-sync set (or about to be taken into it).
+    pub required: u8,
+    /// One bit per replica that is `Whole`.
+    pub whole: u8,
+    /// Every in-sync replica was level once since the open.
+    pub serving: bool,
+    pub opened: Position,
+    pub last: Position,
+    pub log: VecDeque<Mutation>,
+    pub log_base: u64,
+    pub active: Vec<Active>,
+    pub parked: Vec<Parked>,
+}
+
+impl Chunk {
+    pub fn new(placement: &[ServerId]) -> Self {
+        let behind = Standing::Behind { retry_at: 0 };
+        let replica = |server: &ServerId| Replica { server: *server, standing: behind, heal_not_before: 0 };
+        Self {
+            replicas: placement.iter().map(replica).collect(),
+            required: 0,
+            whole: 0,
+            serving: false,
+            opened: Position::default(),
+            last: Position::default(),
+            log: VecDeque::new(),
+            log_base: 1,
+            active: Vec::new(),
+            parked: Vec::new(),
+        }
+    }
+
+    pub fn index_of(&self, server: ServerId) -> Option<usize> {
+        self.replicas.iter().position(|replica| replica.server == server)
+    }
+
+    /// The chunk's history begins (for this writer) at `survivor`.
+    pub fn open_at(&mut self, survivor: Position) {
+        self.opened = survivor;
+        self.last = survivor;
+        self.log_base = survivor.sequence + 1;
+    }
+
+    pub fn history(&self, generation: u64) -> History {
+        History { generation, opened: self.opened, log_base: self.log_base, last: self.last.sequence }
+    }
+
+    /// Acknowledged: every in-sync replica has it, each of them is whole, and they are at least two.
+    pub fn complete(&self, acked: u8) -> bool {
+        self.required & !(acked & self.whole) == 0 && self.required.count_ones() as usize >= IN_SYNC_MIN
+    }
+
+    pub fn level(&self) -> bool {
+        self.required & !self.whole == 0 && self.required != 0
+    }
+
+    pub fn entry(&mut self, sequence: u64) -> Option<&mut Mutation> {
+        let index = usize::try_from(sequence.checked_sub(self.log_base)?).ok()?;
+        self.log.get_mut(index)
+    }
+
+    /// Owners of mutations that are acknowledged now and were not before; forgets the front of the log.
+    pub fn take_completed(&mut self, out: &mut Vec<(Owner, Micros)>) {
+        for index in 0..self.log.len() {
+            let mutation = &self.log[index];
+            if !mutation.done && self.complete(mutation.acked) {
+                out.push((mutation.owner, mutation.sent_at));
+                let mutation = &mut self.log[index];
+                mutation.done = true;
+            }
+        }
+        while self.log.front().is_some_and(|front| front.done) {
+            self.log.pop_front();
+            self.log_base += 1;
+        }
+    }
+
+    /// Whether a piece must wait for one of the first `before` active ones.
+    ///
+    /// Two replacements of the same block need no waiting: their numbers order them on every replica. A merge must see
+    /// everything before it and let nothing in between; a read must not return what may still be undone by a crash.
+    pub fn conflicts(&self, before: usize, start: usize, end: usize, class: Class) -> bool {
+        self.active[..before].iter().any(|other| {
+            let overlaps = other.start < end && start < other.end;
+            overlaps
+                && match (class, other.class) {
+                    (_, Class::Read) => false,
+                    (Class::Read | Class::Merge, _) => true,
+                    (Class::Replace, _) => !other.sequenced,
+                }
+        })
+    }
+
+    /// Mutations on their way that a read of `[start, end)` may or may not have seen.
+    pub fn open_fates(&self, start: usize, end: usize) -> Vec<u64> {
+        let overlapping = |other: &&Active| other.sequenced && other.start < end && start < other.end;
+        self.active.iter().filter(overlapping).map(|other| other.piece).collect()
+    }
+
+    pub fn remove_active(&mut self, piece: u64) {
+        if let Some(index) = self.active.iter().position(|other| other.piece == piece) {
+            self.active.remove(index);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,50 @@
+//! Who is right after a crash: pure functions over what servers say when they are claimed.
+
+use yuntai_proto::data::ChunkState;
+use yuntai_proto::Position;
+
+/// The history that a chunk goes on with: the longest that any in-sync server holds whole.
+///
+/// A write was acknowledged only if *every* in-sync server had it, so each candidate has all acknowledged writes and
+/// the maximum is a matter of agreement, not of safety: a write that was never acknowledged survives if the longest
+/// history has it, and then on all replicas. A rebuilding replica holds no prefix of the history, so it never counts.
+/// `None`: no candidate, the chunk must wait.
+#[must_use]
+pub fn survivor(claims: &[ChunkState]) -> Option<Position> {
+    claims.iter().filter(|claim| !claim.rebuilding).map(|claim| claim.position).max()
+}
+
+/// What this writer knows of a chunk's history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct History {
+    /// This writer's generation.
+    pub generation: u64,
+    /// Where the chunk stood when this writer opened it.
+    pub opened: Position,
+    /// The first mutation that the writer still holds and could send again (one past the last if it holds none).
+    pub log_base: u64,
+    /// The last mutation that was given out.
+    pub last: u64,
+}
+
+/// From which mutation on a (re)claimed server must be sent the log to be level again, or `None` if the log does not
+/// reach back that far, or the server's history is another one: then it has to pull.
+///
+/// Mutations below `log_base` were acknowledged by every in-sync server, so an in-sync server that now stands below
+/// it has lost some (a power cut before a flush) and must not count until it has pulled them.
+#[must_use]
+pub fn resume_from(claim: &ChunkState, history: &History) -> Option<u64> {
+    let held = claim.position;
+    if claim.rebuilding {
+        return None;
+    }
+    if held == history.opened {
+        return (history.log_base == history.opened.sequence + 1).then_some(history.log_base);
+    }
+    let ours = held.generation == history.generation && held.sequence > history.opened.sequence;
+    let reached = held.sequence + 1 >= history.log_base && held.sequence <= history.last;
+    (ours && reached).then_some(held.sequence + 1)
+}
+
+#[cfg(test)]
+mod tests;

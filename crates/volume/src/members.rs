@@ -1,0 +1,277 @@
+//! Who is in sync: the open, degrading, readmission. One question to the master at a time, so that its answers cannot
+//! overtake one another.
+
+use yuntai_proto::control::{EventAnswer, GatewayEvent};
+use yuntai_proto::data::ChunkState;
+use yuntai_proto::{ChunkIndex, ServerId};
+
+use crate::api::Action;
+use crate::chunk::Standing;
+use crate::guest::FlushFor;
+use crate::level::survivor;
+use crate::server::DegradeWish;
+use crate::volume::{Phase, Volume};
+
+/// After a refusal the same question is not asked again before this.
+const ASK_AGAIN_US: u64 = 1_000_000;
+
+/// What the master was told and has not answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Raised {
+    Degrade(ServerId),
+    Readmit(ServerId),
+    Hydrated(ChunkIndex),
+}
+
+impl Volume {
+    /// Work out anew who counts, and whatever follows from it.
+    pub(crate) fn refresh_required(&mut self) {
+        for server in self.servers.values_mut() {
+            server.required = !self.stale.contains(&server.id) || self.readmitting == Some(server.id);
+        }
+        for chunk in &mut self.chunks {
+            chunk.required = 0;
+            for (index, replica) in chunk.replicas.iter().enumerate() {
+                let required = self.servers.get(&replica.server).is_some_and(|server| server.required);
+                chunk.required |= u8::from(required) << index;
+            }
+        }
+        let behind: Vec<_> = std::mem::take(&mut self.behind).into_iter().collect();
+        for (_, chunk, server) in behind {
+            self.behind.insert((!self.servers[&server].required, chunk, server));
+        }
+    }
+
+    fn membership_changed(&mut self) {
+        self.refresh_required();
+        if self.phase == Phase::Claiming {
+            return self.try_open();
+        }
+        for chunk in 0..self.chunks.len() as ChunkIndex {
+            let state = &self.chunks[chunk as usize];
+            if !state.serving && state.required & state.whole == 0 {
+                self.settled[chunk as usize] = false; // its survivor is gone before it served: choose again
+            }
+            self.settle(chunk);
+            self.after_change(chunk);
+        }
+        self.check_flushes();
+        let ids: Vec<ServerId> = self.servers.keys().copied().collect();
+        ids.into_iter().for_each(|id| self.send_flushes(id));
+        self.wake_stalled_reads();
+        self.schedule_rebuilds();
+    }
+
+    pub(crate) fn tick_members(&mut self) {
+        if self.writable() {
+            let ids: Vec<ServerId> = self.servers.keys().copied().collect();
+            ids.into_iter().for_each(|id| self.judge(id));
+            self.propose();
+        } else if self.phase == Phase::Claiming {
+            self.try_open();
+        }
+    }
+
+    /// Does this server have to leave the in-sync set?
+    fn judge(&mut self, id: ServerId) {
+        let claiming = self.phase == Phase::Claiming;
+        let server = &self.servers[&id];
+        if server.dialer.ready() {
+            let well = server.not_whole.is_empty() || claiming;
+            if well || !server.required {
+                self.servers.get_mut(&id).expect("it is there").degrade = None;
+            }
+            return;
+        }
+        let late = if claiming {
+            self.now.saturating_sub(self.began) >= self.config.claim_wait_us
+        } else {
+            let claiming = server.dialer.link.as_ref().is_some_and(|link| link.state.claims());
+            let wait = if claiming { self.config.hung_us } else { self.config.reconnect_grace_us };
+            self.now.saturating_sub(server.lost_at) >= wait
+        };
+        if late {
+            self.wish_degrade(id, "no connection to it");
+        }
+    }
+
+    pub(crate) fn wish_degrade(&mut self, id: ServerId, reason: &str) {
+        let now = self.now;
+        let Some(server) = self.servers.get_mut(&id) else { return };
+        if server.required && server.degrade.is_none() && !self.spec.read_only {
+            server.degrade = Some(DegradeWish { reason: reason.to_owned(), ask_at: now });
+            self.propose();
+        }
+    }
+
+    /// Without this server every chunk still has a whole history on an in-sync one. (Whether enough of them are left
+    /// is for the master to say.)
+    fn can_spare(&self, id: ServerId) -> bool {
+        self.phase == Phase::Claiming
+            || self.chunks.iter().enumerate().all(|(number, chunk)| {
+                let Some(gone) = chunk.index_of(id) else { return true };
+                chunk.replicas.iter().enumerate().any(|(index, replica)| {
+                    let counts = index != gone && chunk.required >> index & 1 == 1;
+                    let whole = chunk.whole >> index & 1 == 1;
+                    let untouched =
+                        !chunk.serving && !self.servers[&replica.server].claim_of(number as ChunkIndex).rebuilding;
+                    counts && (whole || untouched)
+                })
+            })
+    }
+
+    fn propose(&mut self) {
+        if self.raised.values().any(|raised| !matches!(raised, Raised::Hydrated(_))) {
+            return;
+        }
+        let (volume, generation, now) = (self.spec.volume, self.spec.generation, self.now);
+        let wishes = |wish: &DegradeWish| wish.ask_at <= now;
+        let candidates = self.servers.values().filter(|server| server.required);
+        let due: Vec<ServerId> = candidates
+            .filter(|server| server.degrade.as_ref().is_some_and(wishes))
+            .map(|server| server.id)
+            .collect();
+        if let Some(id) = due.into_iter().find(|id| self.can_spare(*id)) {
+            let reason = self.servers[&id].degrade.as_ref().map_or(String::new(), |wish| wish.reason.clone());
+            self.note(Some(id), None, format!("asking the master to degrade it: {reason}"));
+            self.raise(Raised::Degrade(id), GatewayEvent::Degrade { volume, generation, server: id, reason });
+            return;
+        }
+        if self.phase != Phase::Serving {
+            return;
+        }
+        let whole = self.servers.values().find(|server| {
+            !server.required && server.dialer.ready() && server.not_whole.is_empty() && server.readmit_at <= now
+        });
+        let Some(id) = whole.map(|server| server.id) else { return };
+        // What it pulled must be durable before a flush may count on it.
+        if !self.flushes.values().any(|flush| flush.purpose == FlushFor::Readmit(id)) {
+            self.start_flush(FlushFor::Readmit(id));
+        }
+    }
+
+    /// A returning server is whole and has made it durable.
+    pub(crate) fn ready_for_readmission(&mut self, id: ServerId) {
+        let server = &self.servers[&id];
+        let busy = self.raised.values().any(|raised| !matches!(raised, Raised::Hydrated(_)));
+        if busy || server.required || !server.dialer.ready() || !server.not_whole.is_empty() {
+            return; // proposed again by the next tick, if it still holds
+        }
+        let (volume, generation) = (self.spec.volume, self.spec.generation);
+        self.readmitting = Some(id);
+        self.raise(Raised::Readmit(id), GatewayEvent::Readmit { volume, generation, server: id });
+        self.membership_changed();
+    }
+
+    pub(crate) fn raise(&mut self, raised: Raised, body: GatewayEvent) {
+        let event = self.id();
+        self.raised.insert(event, raised);
+        self.out.push(Action::Raise { event, body });
+    }
+
+    pub(crate) fn on_raised_answer(&mut self, raised: Raised, answer: &EventAnswer) {
+        if let Raised::Readmit(_) = raised {
+            self.readmitting = None;
+        }
+        match (raised, answer) {
+            (_, EventAnswer::Fenced {}) => return self.fenced(),
+            (Raised::Hydrated(chunks), _) => return self.hydrated_answered(chunks, answer),
+            (Raised::Degrade(id), EventAnswer::Stale { stale }) => {
+                self.stale = stale.iter().copied().collect();
+                self.counters.degrades += 1;
+                self.note(Some(id), None, format!("in-sync set changed: stale servers are now {stale:?}"));
+            }
+            (Raised::Readmit(id), EventAnswer::Stale { stale }) => {
+                self.stale = stale.iter().copied().collect();
+                self.counters.readmits += u64::from(!self.stale.contains(&id));
+                self.note(Some(id), None, format!("in-sync set changed: stale servers are now {stale:?}"));
+            }
+            (Raised::Degrade(id) | Raised::Readmit(id), EventAnswer::Refused { reason }) => {
+                self.note(Some(id), None, format!("the master refused {raised:?}: {reason}"));
+            }
+            (Raised::Degrade(id) | Raised::Readmit(id), EventAnswer::Ok {}) => {
+                self.note(Some(id), None, format!("the master answered {raised:?} without a set: asking again"));
+            }
+        }
+        self.spec.stale = self.stale.iter().copied().collect();
+        let again = self.now + ASK_AGAIN_US;
+        if let Raised::Degrade(id) | Raised::Readmit(id) = raised {
+            let server = self.servers.get_mut(&id).expect("raised for a server of ours");
+            server.readmit_at = again;
+            if let Some(wish) = server.degrade.as_mut() {
+                wish.ask_at = again;
+            }
+            if self.stale.contains(&id) {
+                server.degrade = None;
+            }
+        }
+        self.membership_changed();
+        self.propose();
+    }
+
+    /// Serve, if every in-sync server has been claimed.
+    pub(crate) fn try_open(&mut self) {
+        let mut in_sync = self.servers.values().filter(|server| server.required);
+        if self.writable() {
+            if !in_sync.all(|server| server.dialer.ready()) {
+                return;
+            }
+        } else {
+            let waited = self.now.saturating_sub(self.began) >= self.config.claim_wait_us;
+            let readable = |chunk: &crate::chunk::Chunk| {
+                let ready = |replica: &crate::chunk::Replica| self.servers[&replica.server].dialer.ready();
+                chunk.replicas.iter().any(ready)
+            };
+            let all = in_sync.all(|server| server.dialer.ready());
+            if !all && !(waited && self.chunks.iter().all(readable)) {
+                return;
+            }
+        }
+        self.phase = Phase::Serving;
+        self.out.push(Action::Opened);
+        for chunk in 0..self.chunks.len() as ChunkIndex {
+            self.settle(chunk);
+        }
+        let level = self.behind.iter().filter(|(stale, ..)| !stale).count();
+        if level > 0 {
+            self.note(None, None, format!("{level} replicas to bring level before their chunks serve"));
+        }
+        self.admit_backlog();
+        self.propose();
+        self.schedule_rebuilds();
+    }
+
+    /// Choose the survivor of a chunk that has none yet, if its in-sync servers have all been heard.
+    pub(crate) fn settle(&mut self, number: ChunkIndex) {
+        if self.settled[number as usize] {
+            return;
+        }
+        let chunk = &self.chunks[number as usize];
+        let in_sync = |index: &usize| chunk.required >> index & 1 == 1;
+        let members: Vec<&crate::chunk::Replica> =
+            (0..chunk.replicas.len()).filter(in_sync).map(|index| &chunk.replicas[index]).collect();
+        let heard = |replica: &&crate::chunk::Replica| self.servers[&replica.server].dialer.ready();
+        if members.is_empty() || (self.writable() && !members.iter().all(heard)) {
+            return;
+        }
+        let claims: Vec<ChunkState> = members
+            .iter()
+            .filter(|replica| heard(replica))
+            .map(|replica| self.servers[&replica.server].claim_of(number))
+            .collect();
+        let Some(position) = survivor(&claims) else {
+            self.note(None, Some(number), "no in-sync replica holds a whole history: waiting");
+            return;
+        };
+        self.settled[number as usize] = true;
+        self.chunks[number as usize].open_at(position);
+        for index in 0..self.chunks[number as usize].replicas.len() {
+            let server = self.chunks[number as usize].replicas[index].server;
+            let (claim, ready) = (self.servers[&server].claim_of(number), self.servers[&server].dialer.ready());
+            let same = !claim.rebuilding && (claim.position == position || !self.writable());
+            let standing = if ready && same { Standing::Whole } else { Standing::Behind { retry_at: 0 } };
+            self.set_standing(number, index, standing);
+        }
+        self.after_change(number);
+    }
+}

@@ -1,0 +1,238 @@
+//! Reads: from an in-sync replica, checked, from another one if need be, from the source where nothing is here yet.
+
+use bytes::Bytes;
+use yuntai_proto::data::Refusal;
+use yuntai_proto::frame::FLAG_STATES_ONLY;
+use yuntai_proto::{BlockState, ChunkIndex, Frame, Kind, ServerId, BASE_LAYER, BLOCK_BYTES, CHUNK_BLOCKS};
+
+use crate::api::{Extent, Micros};
+use crate::chunk::{Parked, Standing};
+use crate::guest::Work;
+use crate::runs::{absent_span, from_reply, parts, BadReply, Run};
+use crate::server::Asked;
+use crate::volume::Volume;
+
+/// A read that nobody could answer is tried again after this.
+const RETRY_US: Micros = 100_000;
+/// A chunk whose damaged block was repaired is not rebuilt again on that server before this.
+const HEAL_AGAIN_US: Micros = 60_000_000;
+
+/// For whom a read is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    Piece(u64),
+    Merge(u64),
+    Hydrate(u64),
+}
+
+/// Where the answer is being sought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    Own,
+    Source(usize),
+}
+
+#[derive(Debug)]
+pub(crate) struct ReadJob {
+    pub purpose: Purpose,
+    pub chunk: ChunkIndex,
+    pub block: usize,
+    pub blocks: usize,
+    pub states_only: bool,
+    pub stage: Stage,
+    /// Servers that could not answer in this stage.
+    pub tried: Vec<ServerId>,
+    pub runs: Option<Vec<Run>>,
+    /// What a source had and we had not: first block, runs.
+    pub fills: Vec<(usize, Vec<Run>)>,
+    pub asked_at: Micros,
+}
+
+impl Volume {
+    /// Read what a piece wants (or, for a merge, the block under it).
+    pub(crate) fn start_read(&mut self, piece_id: u64) {
+        let piece = &self.pieces[&piece_id];
+        let merge = matches!(piece.work, Work::Merge { .. });
+        let job = ReadJob {
+            purpose: if merge { Purpose::Merge(piece_id) } else { Purpose::Piece(piece_id) },
+            chunk: piece.chunk,
+            block: piece.block,
+            blocks: piece.blocks,
+            states_only: matches!(piece.work, Work::Status { .. }),
+            stage: Stage::Own,
+            tried: Vec::new(),
+            runs: None,
+            fills: Vec::new(),
+            asked_at: self.now,
+        };
+        self.begin_read(job);
+    }
+
+    pub(crate) fn begin_read(&mut self, job: ReadJob) {
+        let id = self.id();
+        self.reads.insert(id, job);
+        self.dispatch_read(id);
+    }
+
+    pub(crate) fn dispatch_read(&mut self, id: u64) {
+        let Some(job) = self.reads.get_mut(&id) else { return };
+        if let Stage::Source(index) = job.stage {
+            return self.dispatch_source(id, index);
+        }
+        let chunk = &self.chunks[job.chunk as usize];
+        let usable = |server: ServerId| {
+            let whole = chunk.index_of(server).is_some_and(|at| (chunk.whole & chunk.required) >> at & 1 == 1);
+            whole && !job.tried.contains(&server) && self.servers[&server].dialer.ready()
+        };
+        let preferred = self.spec.prefer.iter().copied();
+        let order = preferred.chain(chunk.replicas.iter().map(|replica| replica.server));
+        let Some(server) = order.into_iter().find(|server| usable(*server)) else {
+            job.tried.clear();
+            self.stalled_reads.push((self.now + RETRY_US, id));
+            return;
+        };
+        job.asked_at = self.now;
+        let layer = if matches!(job.purpose, Purpose::Hydrate(_)) { BASE_LAYER } else { self.spec.head };
+        let (number, block, blocks, states_only) = (job.chunk, job.block, job.blocks, job.states_only);
+        let mut header = self.header(Kind::Read, number);
+        header.layer = layer;
+        (header.block, header.blocks) = (block as u16, blocks as u16);
+        header.flags = if states_only { FLAG_STATES_ONLY } else { 0 };
+        self.ask(server, Asked::Read { read: id }, header, Bytes::new(), Bytes::new());
+    }
+
+    pub(crate) fn on_read_reply(&mut self, server: ServerId, id: u64, frame: &Frame) {
+        let Some(job) = self.reads.get_mut(&id) else { return };
+        // A server that does not know the flag sends the bytes as well: then they are checked and not used.
+        let with_data = !job.states_only || !frame.data.is_empty();
+        match from_reply(frame, job.blocks, with_data) {
+            Ok(runs) => {
+                let lacking = absent_span(&runs).is_some();
+                job.runs = Some(runs);
+                let number = job.chunk;
+                let wanted = !job.states_only || matches!(job.purpose, Purpose::Hydrate(_));
+                if lacking && wanted && self.needs_source(number) {
+                    self.counters.lazy_reads += 1;
+                    let job = self.reads.get_mut(&id).expect("just seen");
+                    job.stage = Stage::Source(0);
+                    job.tried.clear();
+                    self.dispatch_source(id, 0);
+                } else {
+                    self.finish_read(id);
+                }
+            }
+            Err(BadReply::Damaged { block }) => {
+                let (number, block) = (job.chunk, job.block + block);
+                self.damaged(server, number, block);
+                self.read_failed(server, id);
+            }
+            Err(BadReply::Malformed) => {
+                self.fail_link(server, "malformed answer to a read");
+                self.read_failed(server, id);
+            }
+        }
+    }
+
+    pub(crate) fn on_read_refused(&mut self, server: ServerId, id: u64, refusal: &Refusal) {
+        match refusal {
+            Refusal::Damaged { chunk, block } if (*chunk as usize) < self.chunks.len() => {
+                self.damaged(server, *chunk, usize::from(*block));
+            }
+            other => {
+                let chunk = self.reads.get(&id).map(|job| job.chunk);
+                self.note(Some(server), chunk, format!("refused a read: {other}"));
+            }
+        }
+        self.read_failed(server, id);
+    }
+
+    /// Ask somebody else.
+    pub(crate) fn read_failed(&mut self, server: ServerId, id: u64) {
+        if let Some(job) = self.reads.get_mut(&id) {
+            job.tried.push(server);
+            self.dispatch_read(id);
+        }
+    }
+
+    /// A replica's block does not match its checksum. The guest is served from another replica; this one pulls the
+    /// chunk anew from a good one, by the path of a returning server: begin, pull, end. (Writing the bytes back as an
+    /// ordinary write would be a new mutation of the head layer, while the damaged block may belong to a frozen one.)
+    /// Meanwhile the replica does not count in that chunk, so writes to it wait for the pull: some milliseconds.
+    fn damaged(&mut self, server: ServerId, number: ChunkIndex, block: usize) {
+        self.counters.damaged_blocks += 1;
+        self.note(Some(server), Some(number), format!("block {block} is damaged there"));
+        let now = self.now;
+        let chunk = &mut self.chunks[number as usize];
+        let Some(index) = chunk.index_of(server) else { return };
+        let others = chunk.required & chunk.whole & !(1 << index);
+        let replica = &mut chunk.replicas[index];
+        if replica.standing != Standing::Whole || others == 0 || replica.heal_not_before > now || self.spec.read_only {
+            return;
+        }
+        replica.heal_not_before = now + HEAL_AGAIN_US;
+        self.set_standing(number, index, Standing::Behind { retry_at: 0 });
+        self.schedule_rebuilds();
+    }
+
+    /// Everything is known. A guest gets it once no mutation can change what it says any more.
+    pub(crate) fn finish_read(&mut self, id: u64) {
+        let job = &self.reads[&id];
+        if matches!(job.purpose, Purpose::Piece(_)) {
+            let (start, end) = (job.block, job.block + job.blocks);
+            let chunk = &mut self.chunks[job.chunk as usize];
+            let waits_for = if chunk.active.is_empty() { Vec::new() } else { chunk.open_fates(start, end) };
+            if !waits_for.is_empty() {
+                chunk.parked.push(Parked { read: id, waits_for });
+                return;
+            }
+        }
+        self.deliver(id);
+    }
+
+    pub(crate) fn deliver_piece(&mut self, id: u64, runs: &[Run]) {
+        let Some(piece) = self.pieces.get(&id) else { return };
+        let hydrated = !self.needs_source(piece.chunk);
+        let Some(op) = self.ops.get_mut(&piece.op) else { return };
+        match piece.work {
+            Work::Read { from, len } => op.parts[piece.number] = parts(runs, from, len),
+            Work::Status { from, len } => op.extents[piece.number] = extents(runs, from, len, hydrated),
+            Work::Write { .. } | Work::Zero | Work::Merge { .. } => {}
+        }
+        self.piece_done(id);
+    }
+
+    pub(crate) fn wake_stalled_reads(&mut self) {
+        for (at, _) in &mut self.stalled_reads {
+            *at = 0;
+        }
+        self.retry_stalled_reads();
+    }
+
+    pub(crate) fn retry_stalled_reads(&mut self) {
+        let now = self.now;
+        let (due, later) = std::mem::take(&mut self.stalled_reads).into_iter().partition(|(at, _)| *at <= now);
+        self.stalled_reads = later;
+        let due: Vec<(Micros, u64)> = due;
+        due.into_iter().for_each(|(_, id)| self.dispatch_read(id));
+    }
+}
+
+/// What is absent counts as data until the source is no longer needed: it might have it.
+fn extents(runs: &[Run], from: usize, len: usize, hydrated: bool) -> Vec<Extent> {
+    let (mut at, mut out) = (0, Vec::new());
+    debug_assert!(runs.iter().map(|run| run.blocks).sum::<usize>() <= CHUNK_BLOCKS);
+    for run in runs {
+        let size = run.blocks * BLOCK_BYTES;
+        let (start, end) = (from.max(at), (from + len).min(at + size));
+        if start < end {
+            let data = match run.state {
+                BlockState::Data => true,
+                BlockState::Zero => false,
+                BlockState::Absent => !hydrated,
+            };
+            out.push(Extent { len: (end - start) as u64, data });
+        }
+        at += size;
+    }
+    out
+}

@@ -1,0 +1,159 @@
+//! Bringing replicas level: begin (new mutations stream from here on), pull (what is older, from a peer), end.
+
+use bytes::Bytes;
+use yuntai_proto::data::{ChunkState, Pull, Refusal};
+use yuntai_proto::{ChunkIndex, Kind, Position, ServerId};
+
+use crate::api::Micros;
+use crate::chunk::Standing;
+use crate::links::json;
+use crate::server::Asked;
+use crate::volume::Volume;
+
+/// A refused rebuild is tried again after this.
+const RETRY_US: Micros = 500_000;
+
+/// A rebuild under way.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rebuild {
+    /// First mutation that streams.
+    pub from: u64,
+}
+
+impl Volume {
+    /// Start as many rebuilds as are allowed: chunks that guests wait for, then in-sync servers, then returning ones.
+    pub(crate) fn schedule_rebuilds(&mut self) {
+        if !self.serving() || !self.writable() {
+            return;
+        }
+        while self.rebuilds.len() < self.config.rebuilds_max {
+            let urgent = self.behind.iter().find(|key| self.urgent.contains(&key.1) && self.can_rebuild(key));
+            let next = urgent.or_else(|| self.behind.iter().find(|key| self.can_rebuild(key))).copied();
+            let Some((_, chunk, server)) = next else { return };
+            self.begin_rebuild(chunk, server);
+        }
+    }
+
+    fn can_rebuild(&self, key: &(bool, ChunkIndex, ServerId)) -> bool {
+        let (stale, number, id) = *key;
+        let chunk = &self.chunks[number as usize];
+        let Some(index) = chunk.index_of(id) else { return false };
+        let Standing::Behind { retry_at } = chunk.replicas[index].standing else { return false };
+        // One in-sync replica at a time: see `Volume`.
+        let other_in_sync = !stale
+            && chunk.replicas.iter().enumerate().any(|(other, replica)| {
+                let rebuilding = matches!(replica.standing, Standing::Rebuilding { .. });
+                other != index && chunk.required >> other & 1 == 1 && rebuilding
+            });
+        retry_at <= self.now
+            && self.settled[number as usize]
+            && !other_in_sync
+            && self.servers[&id].dialer.ready()
+            && self.pull_source(number, id).is_some()
+    }
+
+    /// An in-sync server that has the chunk whole; not always the same one.
+    fn pull_source(&self, number: ChunkIndex, dest: ServerId) -> Option<ServerId> {
+        let chunk = &self.chunks[number as usize];
+        let count = chunk.replicas.len();
+        (0..count).map(|step| (step + number as usize) % count).find_map(|index| {
+            let server = chunk.replicas[index].server;
+            let good = (chunk.required & chunk.whole) >> index & 1 == 1;
+            (good && server != dest && self.servers[&server].dialer.ready()).then_some(server)
+        })
+    }
+
+    fn begin_rebuild(&mut self, number: ChunkIndex, id: ServerId) {
+        let chunk = &self.chunks[number as usize];
+        let index = chunk.index_of(id).expect("the caller looked it up");
+        let from = chunk.last.sequence + 1;
+        let mut header = self.header(Kind::BeginRebuild, number);
+        header.sequence = from;
+        self.set_standing(number, index, Standing::Rebuilding { from });
+        self.rebuilds.insert((number, id), Rebuild { from });
+        // From here on its own history is no choice any more, should the survivor be lost.
+        let server = self.servers.get_mut(&id).expect("it is ready");
+        let claim = ChunkState { rebuilding: true, ..server.claim_of(number) };
+        server.claimed.insert(number, claim);
+        self.ask(id, Asked::Begin { chunk: number }, header, Bytes::new(), Bytes::new());
+    }
+
+    pub(crate) fn on_rebuild_begun(&mut self, id: ServerId, number: ChunkIndex) {
+        let Some(rebuild) = self.rebuilds.get(&(number, id)).copied() else { return };
+        let Some(source) = self.pull_source(number, id) else {
+            return self.rebuild_failed(id, number, "no in-sync server to pull from");
+        };
+        let required = self.servers[&id].required;
+        let limit = self.config.pull_bytes_per_s_max / self.config.rebuilds_max.max(1) as u64;
+        let pull = Pull {
+            source: self.servers[&source].dialer.address.clone(),
+            token: self.spec.read_token.clone(),
+            min_sequence: rebuild.from - 1,
+            bytes_per_s_max: if required { 0 } else { limit },
+        };
+        let header = self.header(Kind::Pull, number);
+        self.ask(id, Asked::Pull { chunk: number, source }, header, json(&pull), Bytes::new());
+    }
+
+    pub(crate) fn on_pulled(&mut self, id: ServerId, number: ChunkIndex) {
+        if !self.rebuilds.contains_key(&(number, id)) {
+            return;
+        }
+        // Everything given out so far was either pulled or streamed before this frame.
+        let Position { generation, sequence } = self.chunks[number as usize].last;
+        let mut header = self.header(Kind::EndRebuild, number);
+        (header.generation, header.sequence) = (generation, sequence);
+        self.ask(id, Asked::End { chunk: number }, header, Bytes::new(), Bytes::new());
+    }
+
+    pub(crate) fn on_rebuild_ended(&mut self, id: ServerId, number: ChunkIndex) {
+        let Some(rebuild) = self.rebuilds.remove(&(number, id)) else { return };
+        self.counters.rebuilt_chunks += 1;
+        let chunk = &mut self.chunks[number as usize];
+        let Some(index) = chunk.index_of(id) else { return };
+        let (base, last) = (chunk.log_base, chunk.last);
+        for (offset, mutation) in chunk.log.iter_mut().enumerate() {
+            if base + (offset as u64) < rebuild.from {
+                mutation.acked |= 1 << index; // pulled, and durable by the end of the rebuild
+            }
+        }
+        let server = self.servers.get_mut(&id).expect("it answered");
+        server.claimed.insert(number, ChunkState { chunk: number, position: last, rebuilding: false });
+        self.set_standing(number, index, Standing::Whole);
+        self.after_change(number);
+        self.send_flushes(id);
+        self.wake_stalled_reads();
+        self.schedule_rebuilds();
+        if self.servers[&id].not_whole.is_empty() {
+            self.note(Some(id), None, "every chunk is whole there");
+            self.tick_members();
+        }
+    }
+
+    pub(crate) fn on_rebuild_refused(&mut self, id: ServerId, number: ChunkIndex, refusal: &Refusal) {
+        self.rebuild_failed(id, number, &refusal.to_string());
+    }
+
+    fn rebuild_failed(&mut self, id: ServerId, number: ChunkIndex, reason: &str) {
+        if self.rebuilds.remove(&(number, id)).is_none() {
+            return;
+        }
+        self.note(Some(id), Some(number), format!("rebuild failed: {reason}"));
+        let retry_at = self.now + RETRY_US;
+        if let Some(index) = self.chunks[number as usize].index_of(id) {
+            self.set_standing(number, index, Standing::Behind { retry_at });
+        }
+        self.wish_degrade(id, "it cannot be brought level");
+    }
+
+    /// The connection of a server that was being rebuilt is lost: it starts anew when it is back.
+    pub(crate) fn rebuilds_lost(&mut self, id: ServerId) {
+        let numbers: Vec<ChunkIndex> = self.rebuilds.keys().filter(|key| key.1 == id).map(|key| key.0).collect();
+        for number in numbers {
+            self.rebuilds.remove(&(number, id));
+            if let Some(index) = self.chunks[number as usize].index_of(id) {
+                self.set_standing(number, index, Standing::Behind { retry_at: 0 });
+            }
+        }
+    }
+}

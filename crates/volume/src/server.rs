@@ -1,0 +1,174 @@
+//! One server as a volume sees it: its connection, what it was asked and has not answered.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use yuntai_proto::data::ChunkState;
+use yuntai_proto::{ChunkIndex, ServerId};
+
+use crate::api::{Config, LinkId, Micros};
+use crate::stats::Histogram;
+
+/// What a server was asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Asked {
+    Claim,
+    Layers,
+    Mutation { chunk: ChunkIndex, sequence: u64 },
+    Flush { flush: u64 },
+    /// Makes mutations durable that it had before it was lost and that were sent as durable.
+    Cover { mutations: Vec<(ChunkIndex, u64)> },
+    Read { read: u64 },
+    Begin { chunk: ChunkIndex },
+    Pull { chunk: ChunkIndex, source: ServerId },
+    End { chunk: ChunkIndex },
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Outstanding {
+    pub asked: Asked,
+    pub sent_at: Micros,
+    pub bytes: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LinkState {
+    Connecting,
+    Claiming,
+    Ready,
+}
+
+impl LinkState {
+    /// The server answers, but has not said yet what it has.
+    pub fn claims(self) -> bool {
+        self == Self::Claiming
+    }
+}
+
+/// A connection.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub id: LinkId,
+    pub state: LinkState,
+    /// When its state began.
+    pub since: Micros,
+    /// Layers that the server was told of on it.
+    pub layers: usize,
+    pub outstanding: BTreeMap<u64, Outstanding>,
+    pub unanswered_bytes: u64,
+}
+
+impl Link {
+    pub fn new(id: LinkId, now: Micros) -> Self {
+        let outstanding = BTreeMap::new();
+        Self { id, state: LinkState::Connecting, since: now, layers: 0, outstanding, unanswered_bytes: 0 }
+    }
+
+    /// Why the server counts as hung, if it does.
+    pub fn overdue(&self, now: Micros, config: &Config) -> Option<&'static str> {
+        if self.state == LinkState::Connecting {
+            return (now.saturating_sub(self.since) > config.connect_wait_us).then_some("no connection in time");
+        }
+        if self.unanswered_bytes > config.unanswered_bytes_max {
+            return Some("too far behind with its answers");
+        }
+        // A few long requests (pulls) may stand in front of the oldest ordinary one.
+        let late = |one: &Outstanding| match one.asked {
+            Asked::Pull { .. } => now.saturating_sub(one.sent_at) > config.pull_wait_us,
+            Asked::Claim => now.saturating_sub(one.sent_at) > config.claim_wait_us,
+            _ => now.saturating_sub(one.sent_at) > config.hung_us,
+        };
+        let not_pull = |one: &&Outstanding| !matches!(one.asked, Asked::Pull { .. });
+        let oldest = self.outstanding.values().find(not_pull);
+        let pulls = self.outstanding.values().take_while(|one| matches!(one.asked, Asked::Pull { .. }));
+        pulls.chain(oldest).any(late).then_some("hung: its oldest request is unanswered for too long")
+    }
+}
+
+/// A way to some server: one of the volume's own, or one of a source's.
+#[derive(Debug)]
+pub(crate) struct Dialer {
+    pub address: String,
+    pub link: Option<Link>,
+    pub retry_at: Micros,
+    pub backoff_us: Micros,
+}
+
+impl Dialer {
+    pub fn new(address: String) -> Self {
+        Self { address, link: None, retry_at: 0, backoff_us: 0 }
+    }
+
+    pub fn ready(&self) -> bool {
+        self.link.as_ref().is_some_and(|link| link.state == LinkState::Ready)
+    }
+
+    /// The connection is gone: when to try again. At once if it had been good for a while.
+    pub fn lost(&mut self, now: Micros, config: &Config) -> Option<Link> {
+        let link = self.link.take()?;
+        let proven = link.state == LinkState::Ready && now.saturating_sub(link.since) > 1_000_000;
+        self.backoff_us =
+            if proven { 0 } else { (self.backoff_us * 2).clamp(config.backoff_min_us, config.backoff_max_us) };
+        self.retry_at = now + self.backoff_us;
+        Some(link)
+    }
+}
+
+/// A wish to take a server out of the in-sync set.
+#[derive(Clone, Debug)]
+pub(crate) struct DegradeWish {
+    pub reason: String,
+    /// Refused before: ask again at this time.
+    pub ask_at: Micros,
+}
+
+/// One of the volume's own servers.
+#[derive(Debug)]
+pub(crate) struct Server {
+    pub id: ServerId,
+    pub dialer: Dialer,
+    /// Its answers count: in the in-sync set, or about to be taken into it.
+    pub required: bool,
+    /// When its connection was lost (or first wanted).
+    pub lost_at: Micros,
+    pub degrade: Option<DegradeWish>,
+    /// What it said when it was claimed; a chunk that is not listed is empty.
+    pub claimed: BTreeMap<ChunkIndex, ChunkState>,
+    /// Chunks of it that are not `Whole`.
+    pub not_whole: BTreeSet<ChunkIndex>,
+    /// Not to be proposed for readmission before this time.
+    pub readmit_at: Micros,
+    pub answer_us: Histogram,
+}
+
+impl Server {
+    pub fn new(id: ServerId, address: String) -> Self {
+        Self {
+            id,
+            dialer: Dialer::new(address),
+            required: false,
+            lost_at: 0,
+            degrade: None,
+            claimed: BTreeMap::new(),
+            not_whole: BTreeSet::new(),
+            readmit_at: 0,
+            answer_us: Histogram::default(),
+        }
+    }
+
+    pub fn claim_of(&self, chunk: ChunkIndex) -> ChunkState {
+        let empty = ChunkState { chunk, position: yuntai_proto::Position::default(), rebuilding: false };
+        self.claimed.get(&chunk).copied().unwrap_or(empty)
+    }
+}
+
+impl Server {
+    /// Its connection's state in a word.
+    pub fn link_name(&self) -> &'static str {
+        match self.dialer.link.as_ref().map(|link| link.state) {
+            None => "down",
+            Some(LinkState::Connecting) => "connecting",
+            Some(LinkState::Claiming) => "claiming",
+            Some(LinkState::Ready) => "up",
+        }
+    }
+}
