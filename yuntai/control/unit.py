@@ -77,10 +77,11 @@ class Unit:
         await self.get(Guard, domain)
         self.put(Guard(id=domain, by=secrets.token_hex(8)))
 
-    @property
-    def writes(self) -> int:
-        """How many records would be written or deleted."""
-        return len(self._written)
+    def narrowed(self, kind: type[Record], identifier: str) -> Unit:
+        """Return a unit without writes that remembers only the reading of one record."""
+        other = Unit(self.store, self._fences)
+        other._read[kind, identifier] = self._read[kind, identifier]
+        return other
 
     async def commit(self) -> bool:
         """Write everything if nothing that was read has changed; return whether it did."""

@@ -120,7 +120,7 @@ async def delete_snapshot(store: Store, caller: Caller, snapshot_id: str) -> Non
                 "try again when that is done.",
                 errors.FORBIDDEN,
             )
-        job = new_job(caller, move.wants, snapshot.id, volume=snapshot.volume, node=snapshot.node)
+        job = new_job(caller, move.wants, snapshot.id, volume=snapshot.volume)
         unit.put(msgspec.structs.replace(snapshot, status="deleting"))
         unit.add(job)
 

@@ -1,0 +1,1 @@
+"""Durable jobs: a planner names steps, steps are idempotent, the runner can be killed between any two writes."""

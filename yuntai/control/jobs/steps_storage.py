@@ -1,0 +1,221 @@
+"""Steps on disks, snapshots and images."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import msgspec
+
+from yuntai.control.jobs.outcome import JobFailedError, NotYetError
+from yuntai.control.jobs.steps_instance import free_disk
+from yuntai.control.sources import GIB, readers_of_image, readers_of_snapshot
+from yuntai.model.base import now_utc
+from yuntai.model.compute import Disk, Image, Instance, Snapshot
+from yuntai.model.lifecycle_storage import DISK, IMAGE, SNAPSHOT
+
+if TYPE_CHECKING:
+    from yuntai.control.jobs.context import Context
+    from yuntai.model.compute import DiskStatus, ImageStatus, ObservedInstance, SnapshotStatus
+
+PLUG_TIMEOUT_S = 120.0
+
+
+async def finish_disk(ctx: Context) -> None:
+    """Say that a new disk is Available."""
+    disk = await ctx.disk()
+    state = DISK.step(disk.status, "created", disk.id).state
+    ctx.unit.put(msgspec.structs.replace(disk, status=cast("DiskStatus", state), job=""))
+
+
+async def undo_disk(ctx: Context) -> None:
+    """Delete the record of a disk that could not be made, or one whose deletion was asked for."""
+    if await ctx.unit.get(Disk, ctx.job.resource) is not None:
+        ctx.unit.delete(Disk, ctx.job.resource)
+
+
+remove_disk = undo_disk
+
+
+async def delete_volumes(ctx: Context) -> None:
+    """Delete the volumes of what was removed, unless a snapshot or an image still needs them."""
+    for volume in ctx.job.arguments.get("volumes", ()):
+        await ctx.release_volume(volume["id"])
+
+
+async def _host_instance(ctx: Context) -> tuple[Instance | None, ObservedInstance | None]:
+    instance = await ctx.unit.get(Instance, ctx.job.arguments["instance"])
+    return instance, await ctx.observed(instance) if instance is not None else None
+
+
+async def plug(ctx: Context) -> None:
+    """Put the disk among those that the guest is to have."""
+    disk = await ctx.disk()
+    instance, _ = await _host_instance(ctx)
+    if instance is None or instance.status == "Deleting":
+        raise JobFailedError(f"the instance {ctx.job.arguments['instance']} is being deleted")
+    if disk.id not in instance.disks:
+        ctx.unit.put(msgspec.structs.replace(instance, disks=(*instance.disks, disk.id)))
+
+
+async def wait_plugged(ctx: Context) -> None:
+    """Wait until the running guest has the disk; one that does not run gets it at its start."""
+    disk = await ctx.disk()
+    instance, observed = await _host_instance(ctx)
+    if instance is None or instance.status == "Deleting":
+        raise JobFailedError(f"the instance {ctx.job.arguments['instance']} is being deleted")
+    runs = instance.desired == "running" or (observed is not None and observed.state == "running")
+    if runs and (observed is None or observed.state != "running" or disk.id not in observed.attached):
+        why = f": {observed.error}" if observed is not None and observed.error else ""
+        raise NotYetError(
+            f"the guest does not have the disk {disk.id} yet{why}",
+            f"observed/{instance.id}",
+            f"instance/{instance.id}",
+            timeout_s=PLUG_TIMEOUT_S,
+        )
+    state = DISK.step(disk.status, "attached", disk.id).state
+    ctx.unit.put(
+        msgspec.structs.replace(disk, status=cast("DiskStatus", state), attached_time=now_utc(), job="", reason="")
+    )
+
+
+async def unplug(ctx: Context) -> None:
+    """Take the disk from those that the guest is to have."""
+    disk = await ctx.disk()
+    instance, _ = await _host_instance(ctx)
+    if instance is not None and disk.id in instance.disks:
+        rest = tuple(d for d in instance.disks if d != disk.id)
+        ctx.unit.put(msgspec.structs.replace(instance, disks=rest))
+
+
+async def wait_unplugged(ctx: Context) -> None:
+    """Wait until no guest has the disk."""
+    disk = await ctx.disk()
+    instance, observed = await _host_instance(ctx)
+    if instance is None or observed is None:
+        return
+    if observed.state != "absent" and disk.id in observed.attached:
+        why = f": {observed.error}" if observed.error else ""
+        raise NotYetError(
+            f"the guest still has the disk {disk.id}{why}",
+            f"observed/{instance.id}",
+            f"instance/{instance.id}",
+            timeout_s=PLUG_TIMEOUT_S,
+        )
+
+
+async def finish_detach(ctx: Context) -> None:
+    """Say that the disk is Available."""
+    disk = await ctx.disk()
+    ctx.unit.put(free_disk(disk, DISK.step(disk.status, "detached", disk.id).state))
+
+
+async def undo_attach(ctx: Context) -> None:
+    """Say that the disk is Available again, and why it was not attached."""
+    disk = await ctx.disk()
+    ctx.unit.put(free_disk(disk, DISK.step(disk.status, "attach_failed", disk.id).state, ctx.job.error))
+
+
+async def undo_detach(ctx: Context) -> None:
+    """Give the disk back to the guest that did not let go of it, and say why."""
+    disk = await ctx.disk()
+    instance, _ = await _host_instance(ctx)
+    if instance is None:  # there is nobody left to give it back to
+        ctx.unit.put(free_disk(disk, DISK.step(disk.status, "detached", disk.id).state))
+        return
+    if disk.id not in instance.disks:
+        ctx.unit.put(msgspec.structs.replace(instance, disks=(*instance.disks, disk.id)))
+    state = DISK.step(disk.status, "detach_failed", disk.id).state
+    ctx.unit.put(msgspec.structs.replace(disk, status=cast("DiskStatus", state), job="", reason=ctx.job.error))
+
+
+async def resize(ctx: Context) -> None:
+    """Let the volume grow to the size that the record has already."""
+    disk = await ctx.disk()
+    await ctx.volumes.resize_volume(disk.volume, int(ctx.job.arguments["size_gib"]) * GIB)
+    ctx.unit.put(msgspec.structs.replace(disk, job=""))
+
+
+async def undo_resize(ctx: Context) -> None:
+    """Show the old size again, and why it did not grow."""
+    disk = await ctx.disk()
+    old = int(ctx.job.arguments["old_size_gib"])
+    ctx.unit.put(msgspec.structs.replace(disk, size_gib=old, job="", reason=ctx.job.error))
+
+
+async def take_snapshot(ctx: Context) -> None:
+    """Freeze the volume and write down the node; the snapshot's id is the token that makes it the same node again."""
+    snapshot = await ctx.snapshot()
+    if snapshot.status == "accomplished":
+        return
+    node = await ctx.volumes.take_snapshot(snapshot.volume, snapshot.id)
+    state = SNAPSHOT.step(snapshot.status, "taken", snapshot.id).state
+    ctx.unit.put(msgspec.structs.replace(snapshot, node=node, status=cast("SnapshotStatus", state), progress=100))
+
+
+async def undo_snapshot(ctx: Context) -> None:
+    """Let go of the node that may have been taken, and show why the snapshot failed."""
+    snapshot = await ctx.unit.get(Snapshot, str(ctx.job.arguments.get("snapshot") or ctx.job.resource))
+    if snapshot is None or snapshot.status != "progressing":
+        return
+    await ctx.volumes.delete_snapshot(snapshot.volume, snapshot.id)
+    state = SNAPSHOT.step(snapshot.status, "take_failed", snapshot.id).state
+    ctx.unit.put(msgspec.structs.replace(snapshot, status=cast("SnapshotStatus", state), reason=ctx.job.error))
+    ctx.argue(volumes=[{"id": snapshot.volume}])
+
+
+async def wait_snapshot_unread(ctx: Context) -> None:
+    """Wait until no disk needs the snapshot any more: one may have been asked for just before."""
+    snapshot = await ctx.unit.get(Snapshot, ctx.job.resource)
+    if snapshot is None or not snapshot.node:
+        return
+    users = await readers_of_snapshot(ctx.unit, snapshot)
+    if users:
+        raise NotYetError(f"{', '.join(users[:5])} still read it", *(f"disk/{d}" for d in users))
+
+
+async def delete_node(ctx: Context) -> None:
+    """Let go of the snapshot's node."""
+    await ctx.volumes.delete_snapshot(str(ctx.job.arguments["volume"]), ctx.job.resource)
+
+
+async def remove_snapshot(ctx: Context) -> None:
+    """Delete the snapshot's record."""
+    if await ctx.unit.get(Snapshot, ctx.job.resource) is not None:
+        ctx.unit.delete(Snapshot, ctx.job.resource)
+    ctx.argue(volumes=[{"id": ctx.job.arguments["volume"]}])
+
+
+async def publish_image(ctx: Context) -> None:
+    """Say that an image is Available, now that its snapshot is there."""
+    image = await ctx.unit.get(Image, ctx.job.resource)
+    if image is None:
+        raise JobFailedError(f"the image {ctx.job.resource} is gone")
+    snapshot = await ctx.snapshot()
+    state = IMAGE.step(image.status, "created", image.id).state
+    ctx.unit.put(msgspec.structs.replace(image, node=snapshot.node, status=cast("ImageStatus", state), progress=100))
+
+
+async def undo_image(ctx: Context) -> None:
+    """Show why the image could not be made."""
+    image = await ctx.unit.get(Image, ctx.job.resource)
+    if image is None:
+        return
+    state = IMAGE.step(image.status, "create_failed", image.id).state
+    ctx.unit.put(msgspec.structs.replace(image, status=cast("ImageStatus", state), reason=ctx.job.error))
+
+
+async def wait_image_unread(ctx: Context) -> None:
+    """Wait until no disk needs the image any more."""
+    image = await ctx.unit.get(Image, ctx.job.resource)
+    if image is None or not image.node:
+        return
+    users = await readers_of_image(ctx.unit, image)
+    if users:
+        raise NotYetError(f"{', '.join(users[:5])} still read it", *(f"disk/{d}" for d in users))
+
+
+async def remove_image(ctx: Context) -> None:
+    """Delete the image's record."""
+    if await ctx.unit.get(Image, ctx.job.resource) is not None:
+        ctx.unit.delete(Image, ctx.job.resource)
+    ctx.argue(volumes=[{"id": ctx.job.arguments["volume"]}])

@@ -1,0 +1,32 @@
+"""What jobs need of the block store, as a protocol: the real client is behind :mod:`yuntai.control.jobs.pangu`."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class VolumesUnavailable(Exception):  # noqa: N818 — says what is, as the store's errors do
+    """The block store did not answer, or could not do it now. Worth another try."""
+
+
+class VolumesRefused(Exception):  # noqa: N818
+    """The block store will not do it, however often it is asked."""
+
+
+class Volumes(Protocol):
+    """Every call is idempotent: after a crash it is made again with the same arguments."""
+
+    async def create_volume(self, volume: str, size_bytes: int, source: tuple[str, int] | None) -> None:
+        """Make a volume with this id, blank or over a node of another volume; one that is there is left as it is."""
+
+    async def delete_volume(self, volume: str) -> None:
+        """Delete a volume; one that is not there is no error."""
+
+    async def resize_volume(self, volume: str, size_bytes: int) -> None:
+        """Let a volume be at least this large."""
+
+    async def take_snapshot(self, volume: str, token: str) -> int:
+        """Freeze the volume's present contents; return the node. The same token gives the same node."""
+
+    async def delete_snapshot(self, volume: str, token: str) -> None:
+        """Let go of the node that was taken with this token; none is no error."""
