@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ovsdbapp import exceptions
 from ovsdbapp.backend.ovs_idl import connection as ovsdb_connection
 from ovsdbapp.backend.ovs_idl import idlutils, transaction
 
