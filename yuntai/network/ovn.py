@@ -72,6 +72,8 @@ class OvnNorthbound:
         command = _Sync(content, self._replica)
         try:
             await asyncio.get_running_loop().run_in_executor(self._executor, self._commit, connection, command)
+        except exceptions.TimeoutException as error:
+            raise NorthboundError(f"OVN northbound {self._remote} did not answer in {self._timeout_s} s") from error
         except Exception as error:
             raise NorthboundError(f"OVN northbound {self._remote}: {type(error).__name__}: {error}") from error
         return command.result
