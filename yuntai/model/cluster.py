@@ -100,6 +100,11 @@ class Volume(Record, frozen=True, kw_only=True):
     source: VolumeSource | None = None
     hydrated_chunks: int = 0  # chunks [0, n) no longer need the source
     stale: dict[str, str] = {}  # chunk-server number (as text) → reason it left the in-sync set
+    read_node: int = -1  # the node that a read-only attachment shows; -1 = the head
+    snapshot_bytes: dict[str, int] = {}  # node (as text) → size of the volume when it was frozen
+    unfenced: bool = False  # detached by force from a gateway that did not answer: that writer may still be at work
+    snapshot_names: dict[str, str] = {}  # node (as text) → the caller's name for it, which makes a retry find it
+    deleted_on: tuple[int, ...] = ()  # while deleting: the chunk servers that have confirmed it
     created: str
 
 

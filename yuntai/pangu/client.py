@@ -1,0 +1,222 @@
+"""The client of the master's HTTP API, for the cluster's own processes.
+
+It finds the leader among the masters it knows, follows when the leader changes, and asks again what failed on the
+way: every request of the API may be repeated. Errors are those of :mod:`yuntai.pangu.errors`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import aiohttp
+import msgspec
+import structlog
+
+from yuntai.model.cluster import ChunkServer, Volume, VolumeSource
+from yuntai.pangu import http_auth
+from yuntai.pangu.errors import ERRORS, NotFound, PanguError, Unavailable
+from yuntai.pangu.requests import Attached, Taken
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+    from typing import Self
+
+    from yuntai.config import Config
+
+REQUEST_TIMEOUT_S = 45.0
+"""One try. An attach may take this long while replicas are levelled."""
+CONNECT_TIMEOUT_S = 2.0
+RETRY_FOR_S = 15.0
+"""Longer than an election, so that callers do not notice one."""
+BACKOFF_FIRST_S = 0.1
+BACKOFF_MAX_S = 1.0
+MISDIRECTED = 421
+
+T = TypeVar("T")
+
+
+class PanguClient:
+    """Methods for each request. Close it at the end, or use it with ``async with``."""
+
+    def __init__(self, urls: Sequence[str], secret: bytes, *, retry_for_s: float = RETRY_FOR_S) -> None:
+        if not urls:
+            raise ValueError("no master's URL is given; list at least one, such as http://10.0.0.1:7300")
+        self._urls = list(dict.fromkeys(url.rstrip("/") for url in urls))
+        self._secret = secret
+        self._retry_for_s = retry_for_s
+        self._leader = self._urls[0]
+        self._http: aiohttp.ClientSession | None = None
+
+    @classmethod
+    def from_config(cls, config: Config) -> PanguClient:
+        """Return a client of this cluster: masters run on this host and on the hosts of etcd."""
+        hosts = [config.address, *(endpoint.rpartition(":")[0] for endpoint in config.etcd)]
+        return cls([f"http://{host}:{config.master_port}" for host in hosts], config.secret("cluster"))
+
+    async def create_volume(
+        self,
+        size_bytes: int,
+        *,
+        volume_id: str = "",
+        source: VolumeSource | None = None,
+        client_token: str = "",
+    ) -> Volume:
+        """Create a volume; with an id or a token that was used before, return the volume made then."""
+        body = {"size_bytes": size_bytes, "id": volume_id, "client_token": client_token}
+        body["source"] = msgspec.to_builtins(source)
+        return _convert(await self.request("POST", "/v1/volumes", body), Volume)
+
+    async def volumes(self) -> list[dict[str, Any]]:
+        """Return every volume: the record's fields, and ``chunks``, ``hydrated``, ``progress`` (percent)."""
+        return _convert(await self.request("GET", "/v1/volumes"), list[dict[str, Any]])
+
+    async def volume(self, volume_id: str) -> Volume:
+        """Return one volume; raise :class:`NotFound`."""
+        return _convert(await self.request("GET", f"/v1/volumes/{volume_id}"), Volume)
+
+    async def show_volume(self, volume_id: str) -> dict[str, Any]:
+        """Return one volume as :meth:`volumes` does, with ``stats`` of its gateway and ``placement`` per chunk."""
+        shown = _convert(await self.request("GET", f"/v1/volumes/{volume_id}"), dict[str, Any])
+        shown["stats"] = await self.stats(volume_id)
+        shown["placement"] = await self.request("GET", f"/v1/volumes/{volume_id}/placement")
+        return shown
+
+    async def delete_volume(self, volume_id: str) -> None:
+        """Delete a volume; fine if it is gone. Raise :class:`~yuntai.pangu.errors.InUse` while others stand on it."""
+        try:
+            await self.request("DELETE", f"/v1/volumes/{volume_id}")
+        except NotFound:
+            return
+
+    async def attach(self, volume_id: str, host: str, *, read_only: bool = False, node: int = -1) -> Attached:
+        """Have ``host`` serve the volume (read-only also a snapshot's ``node``); whoever had it before is fenced."""
+        body = {"host": host, "read_only": read_only, "node": node}
+        return _convert(await self.request("POST", f"/v1/volumes/{volume_id}/attach", body), Attached)
+
+    async def connect(self, volume_id: str, host: str, *, read_only: bool = False) -> str:
+        """Attach, and return the NBD URI to use on that host."""
+        return (await self.attach(volume_id, host, read_only=read_only)).uri
+
+    async def detach(self, volume_id: str, host: str, *, force: bool = False) -> Volume:
+        """Flush and let go; fine if it is not attached. ``force`` goes on without a gateway that does not answer."""
+        body = {"host": host, "force": force}
+        return _convert(await self.request("POST", f"/v1/volumes/{volume_id}/detach", body), Volume)
+
+    async def resize(self, volume_id: str, size_bytes: int) -> Volume:
+        """Grow a volume to ``size_bytes``, also while it is attached."""
+        return _convert(
+            await self.request("POST", f"/v1/volumes/{volume_id}/resize", {"size_bytes": size_bytes}), Volume
+        )
+
+    async def snapshot(self, volume_id: str, name: str = "") -> int:
+        """Take a snapshot and return its node. Give a ``name`` (the snapshot's id), so that a retry finds it."""
+        return _convert(await self.request("POST", f"/v1/volumes/{volume_id}/snapshot", {"name": name}), Taken).node
+
+    async def stats(self, volume_id: str) -> dict[str, Any]:
+        """Return what the gateway says of an attached volume now; empty if it is not attached."""
+        return _convert(await self.request("GET", f"/v1/volumes/{volume_id}/stats"), dict[str, Any])
+
+    async def chunkservers(self) -> list[ChunkServer]:
+        """Return every chunk server with its present figures."""
+        return _convert(await self.request("GET", "/v1/chunkservers"), list[ChunkServer])
+
+    async def gateways(self) -> list[dict[str, Any]]:
+        """Return every gateway: ``id``, ``address``, ``nbd_dir``, ``state``, ``volumes`` (a count), ``pid``…."""
+        return _convert(await self.request("GET", "/v1/gateways"), list[dict[str, Any]])
+
+    async def health(self) -> dict[str, Any]:
+        """Return the role and version of the master that is asked first."""
+        return _convert(await self.request("GET", "/v1/health"), dict[str, Any])
+
+    async def request(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        """Send one request to the leading master and return the JSON that it answers.
+
+        Tries for ``retry_for_s`` while masters cannot be reached, elect, or answer "unavailable". Raise what the
+        master answers, or :class:`Unavailable`.
+        """
+        raw = b"" if body is None else msgspec.json.encode(body)
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + self._retry_for_s
+        backoff_s = BACKOFF_FIRST_S
+        others = iter(self._urls)
+        while True:
+            try:
+                return await self._once(method, path, raw)
+            except _Moved as moved:
+                self._leader = moved.url
+                error: PanguError = Unavailable(f"the masters do not agree who leads ({moved.url}?); try again")
+            except Unavailable as failed:
+                error = failed
+                # Perhaps another master knows better; in turn, the one from before included.
+                self._leader = next(others, "") or self._urls[0]
+            if loop.time() + backoff_s > give_up_at:
+                raise error
+            await asyncio.sleep(backoff_s)
+            backoff_s = min(2 * backoff_s, BACKOFF_MAX_S)
+
+    async def _once(self, method: str, path: str, raw: bytes) -> Any:
+        headers = {"Content-Type": "application/json", **http_auth.sign(self._secret, method, path, raw)}
+        request_id = structlog.contextvars.get_contextvars().get("request_id")
+        if request_id:
+            headers["X-Request-Id"] = str(request_id)
+        try:
+            async with self._session().request(
+                method, self._leader + path, data=raw, headers=headers, allow_redirects=False
+            ) as response:
+                status, answer = response.status, await response.read()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise Unavailable(
+                f"the master at {self._leader} cannot be reached: {error or 'no answer in time'}"
+            ) from error
+        return _read(status, answer, self._leader)
+
+    def _session(self) -> aiohttp.ClientSession:
+        if self._http is None:
+            timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S, sock_connect=CONNECT_TIMEOUT_S)
+            self._http = aiohttp.ClientSession(timeout=timeout, trust_env=False)
+        return self._http
+
+    async def close(self) -> None:
+        """Close the connections."""
+        http, self._http = self._http, None
+        if http is not None:
+            await http.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+class _Moved(Exception):  # noqa: N818 — an answer, not a fault
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.url = url
+
+
+def _read(status: int, answer: bytes, url: str) -> Any:
+    """Return the JSON of a good answer; raise the error that another one says."""
+    try:
+        body = msgspec.json.decode(answer)
+    except msgspec.DecodeError as error:
+        raise Unavailable(f"{url} answers {status} without JSON: is that a master's address?") from error
+    if status == MISDIRECTED and isinstance(body, dict) and body.get("leader"):
+        raise _Moved(str(body["leader"]))
+    if status == 200:
+        return body
+    told = body.get("error") if isinstance(body, dict) else None
+    if not isinstance(told, dict):
+        raise PanguError(f"{url} answers {status}: {answer[:200]!r}")
+    raise ERRORS.get(str(told.get("code")), PanguError)(str(told.get("message")), told.get("details"))
+
+
+def _convert(answer: Any, kind: type[T]) -> T:
+    try:
+        return msgspec.convert(answer, kind)
+    except msgspec.ValidationError as error:
+        raise PanguError(f"the master's answer is not a {kind}: {error}; do the versions differ?") from error

@@ -1,0 +1,240 @@
+"""Connections to the volume gateways: one to each, kept up, with the gateway's events answered on it."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, Protocol
+
+from yuntai import log
+from yuntai.model.cluster import Gateway
+from yuntai.pangu import wire
+from yuntai.pangu.errors import NotFound, Unavailable
+from yuntai.state import Deleted, Put, Reset
+
+if TYPE_CHECKING:
+    from yuntai.pangu.office import Office
+
+BACKOFF_FIRST_S = 0.1
+BACKOFF_MAX_S = 2.0
+PING_EVERY_S = 5.0
+PING_TIMEOUT_S = 5.0
+RECONCILE_EVERY_S = 30.0
+EVENTS_AT_ONCE_MAX = 64
+
+_log = log.get("gateways")
+
+
+class Handler(Protocol):
+    """Who decides what gateways are told; :class:`yuntai.pangu.volumes.Volumes`."""
+
+    async def answer_event(self, host: str, event: dict[str, Any]) -> dict[str, Any]:
+        """Return the answer to a gateway's event.
+
+        Raise :class:`Unavailable` to drop the connection: on the next one the gateway asks again.
+        """
+
+    async def reconcile(self, host: str) -> None:
+        """Make what the gateway serves match the records."""
+
+
+class _Gateway:
+    def __init__(self, record: Gateway) -> None:
+        self.record = record
+        self.channel: wire.Channel | None = None
+        self.ready = asyncio.Event()
+        self.opened: dict[int, int] = {}  # volume number → generation, as the gateway last said
+        self.status: dict[str, Any] = {}
+        self.changes = 0  # opens and closes begun or ended; a status asked for before one of them says nothing
+        self.task: asyncio.Task[None] | None = None
+
+
+class Gateways:
+    """All registered gateways, for as long as this master leads."""
+
+    def __init__(self, office: Office, handler: Handler) -> None:
+        self._office = office
+        self._handler = handler
+        self._gateways: dict[str, _Gateway] = {}
+        self._event_slots = asyncio.Semaphore(EVENTS_AT_ONCE_MAX)
+
+    async def run(self) -> None:
+        """Follow the registrations and keep a connection to each gateway, until cancelled."""
+        try:
+            async with aclosing(self._office.store.watch(Gateway)) as events:
+                async for event in events:
+                    match event:
+                        case Reset(records=records):
+                            for gone in set(self._gateways) - {record.value.id for record in records}:
+                                await self._forget(gone)
+                            for record in records:
+                                await self._learn(record.value)
+                        case Put(record=record):
+                            await self._learn(record.value)
+                        case Deleted(id=gone):
+                            await self._forget(gone)
+        finally:
+            for known in list(self._gateways):
+                await self._forget(known)
+
+    def record(self, host: str) -> Gateway:
+        """Return the registration of a host's gateway; raise :class:`NotFound`."""
+        known = self._gateways.get(host)
+        if known is None:
+            raise NotFound(
+                f"host {host} has no registered gateway; start its agent, or run `python -m yuntai.pangu.register`"
+            )
+        return known.record
+
+    def states(self) -> list[dict[str, Any]]:
+        """Return every gateway with whether it is connected and how many volumes it serves."""
+        return [
+            {
+                "id": known.record.id,
+                "address": known.record.address,
+                "nbd_dir": known.record.nbd_dir,
+                "state": "up" if known.ready.is_set() else "down",
+                "volumes": len(known.opened) if known.ready.is_set() else 0,
+                "pid": known.status.get("pid", 0),
+                "version": known.status.get("version", ""),
+            }
+            for _, known in sorted(self._gateways.items())
+        ]
+
+    def generation_open(self, host: str, number: int) -> int:
+        """Return the generation under which a host's gateway serves a volume; 0 if it does not, or is not connected."""
+        known = self._gateways.get(host)
+        return known.opened.get(number, 0) if known is not None and known.ready.is_set() else 0
+
+    def all_open(self, host: str) -> dict[int, int]:
+        """Return volume number → generation for everything a host's gateway serves."""
+        known = self._gateways.get(host)
+        return dict(known.opened) if known is not None else {}
+
+    async def refresh(self, host: str) -> dict[str, Any]:
+        """Ask a gateway for its status, and note which volumes it serves."""
+        self.record(host)
+        known = self._gateways[host]
+        changes = known.changes
+        status = dict(await self.call(host, {"op": "status"}, PING_TIMEOUT_S))
+        known.status = status
+        if changes == known.changes:
+            known.opened = {int(one["volume"]): int(one["generation"]) for one in status.get("volumes", ())}
+        return status
+
+    async def call(self, host: str, request: dict[str, Any], timeout_s: float) -> Any:
+        """Ask a gateway, waiting for its connection if need be.
+
+        Raise :class:`Unavailable` when it does not answer in time; what it refuses comes as :class:`wire.Refused`.
+        """
+        self.record(host)
+        known = self._gateways[host]
+        try:
+            async with asyncio.timeout(timeout_s):
+                await known.ready.wait()
+                channel = known.channel
+                if channel is None:
+                    raise Unavailable(f"the gateway of {host} has just gone; try again")
+                answer = await self._ask(known, channel, request, timeout_s)
+        except wire.Refused:
+            raise
+        except TimeoutError as error:
+            raise Unavailable(
+                f"the gateway of {host} at {known.record.address} cannot be reached; is it running?"
+            ) from error
+        except wire.WireError as error:
+            raise Unavailable(f"the gateway of {host} does not answer: {error}") from error
+        return answer
+
+    @staticmethod
+    async def _ask(known: _Gateway, channel: wire.Channel, request: dict[str, Any], timeout_s: float) -> Any:
+        """Ask, and keep ``opened`` true to what was asked."""
+        if request["op"] not in ("open", "close"):
+            return await channel.call(request, timeout_s)
+        known.changes += 1
+        try:
+            answer = await channel.call(request, timeout_s)
+        finally:
+            known.changes += 1
+        if request["op"] == "open":
+            known.opened[request["volume"]] = request["generation"]
+        else:
+            known.opened.pop(request["volume"], None)
+        return answer
+
+    def forget_open(self, host: str, number: int) -> None:
+        """Note that a gateway no longer serves a volume: it said so itself."""
+        known = self._gateways.get(host)
+        if known is not None:
+            known.changes += 1
+            known.opened.pop(number, None)
+
+    async def _learn(self, record: Gateway) -> None:
+        known = self._gateways.get(record.id)
+        if known is not None and known.record == record:
+            return
+        await self._forget(record.id)
+        made = self._gateways[record.id] = _Gateway(record)
+        made.task = asyncio.create_task(self._keep(made))
+
+    async def _forget(self, host: str) -> None:
+        known = self._gateways.pop(host, None)
+        if known is not None and known.task is not None:
+            known.task.cancel()
+            await asyncio.gather(known.task, return_exceptions=True)
+
+    async def _keep(self, known: _Gateway) -> None:
+        """Connect, serve, and again when the connection is lost."""
+        backoff_s = BACKOFF_FIRST_S
+        host = known.record.id
+        while True:
+            try:
+                channel = await wire.connect(known.record.address, self._office.cluster_secret, self._office.name)
+                try:
+                    # Set before the first question: answering events must not wait for anything.
+                    known.channel = channel
+                    known.ready.set()
+                    backoff_s = BACKOFF_FIRST_S
+                    _log.info("gateway connected", gateway=host)
+                    await self._serve(host, channel)
+                finally:
+                    known.ready.clear()
+                    known.channel = None
+                    known.opened = {}
+                    await channel.close()
+            except (wire.WireError, Unavailable) as error:
+                _log.info("gateway not connected", gateway=host, error=str(error), again_in_s=backoff_s)
+            except Exception:  # noqa: BLE001 — logged whole
+                # A fault here must not leave the host without a master for ever.
+                _log.exception("the connection to a gateway ended with a fault", gateway=host)
+            await asyncio.sleep(backoff_s)
+            backoff_s = min(2 * backoff_s, BACKOFF_MAX_S)
+
+    async def _serve(self, host: str, channel: wire.Channel) -> None:
+        """Answer events and hold the gateway to the records until the connection is lost."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._hold(host))
+                while True:
+                    number, event = await channel.next_event()
+                    await self._event_slots.acquire()
+                    group.create_task(self._answer(host, channel, number, event))
+        except* (wire.WireError, Unavailable) as errors:
+            raise Unavailable("; ".join(str(error) for error in errors.exceptions)) from None
+
+    async def _hold(self, host: str) -> None:
+        loop = asyncio.get_running_loop()
+        reconciled_at = float("-inf")
+        while True:
+            await self.refresh(host)
+            if loop.time() - reconciled_at >= RECONCILE_EVERY_S:
+                await self._handler.reconcile(host)
+                reconciled_at = loop.time()
+            await asyncio.sleep(PING_EVERY_S)
+
+    async def _answer(self, host: str, channel: wire.Channel, number: int, event: dict[str, Any]) -> None:
+        try:
+            answer = await self._handler.answer_event(host, event)
+            await channel.answer(number, answer)
+        finally:
+            self._event_slots.release()

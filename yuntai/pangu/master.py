@@ -1,0 +1,90 @@
+"""A master: stands for election, serves its HTTP API, and leads a :class:`Session` while it is elected."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from yuntai import log
+from yuntai.pangu.api import application
+from yuntai.pangu.errors import Unavailable
+from yuntai.pangu.office import Office
+from yuntai.pangu.session import Session
+from yuntai.pangu.tokens import Signer
+from yuntai.state import StateError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from yuntai.state import Store
+
+ELECTION = "pangu"
+TERM_TTL_S = 4.0
+"""A leader that dies without a word is followed by another after about so long."""
+RETRY_S = 1.0
+
+_log = log.get("master")
+
+
+class Master:
+    """One process's master. ``url`` is where others reach it: ``http://10.78.0.1:7300``."""
+
+    def __init__(self, store: Store, *, host: str, url: str, cluster_secret: bytes, token_secret: bytes) -> None:
+        self._store = store
+        self._name = f"master:{host}"
+        self._url = url
+        self._signer = Signer(token_secret)
+        self.secret = cluster_secret
+        self.session: Session | None = None
+        """The term, while this master leads."""
+
+    async def leader(self) -> str:
+        """Return the leader's URL; raise :class:`Unavailable` while there is none."""
+        url = await self._store.leader(ELECTION)
+        if url is None or url == self._url:
+            raise Unavailable("no master leads now; an election takes a few seconds, try again")
+        return url
+
+    async def run(self) -> None:
+        """Stand for election, lead while elected, and again, until cancelled."""
+        while True:
+            try:
+                async with self._store.election(ELECTION, self._url, ttl_s=TERM_TTL_S) as term:
+                    office = Office(self._store, term.guard, self._name, self.secret, self._signer)
+                    await self._lead(office, term.lost)
+            except StateError as error:
+                _log.warning("cannot stand for election now", error=str(error))
+            except Exception:  # noqa: BLE001 — logged whole
+                # Whatever it is, the term is over and its parts are stopped; the next one starts clean.
+                _log.exception("the term ended with a fault")
+            await asyncio.sleep(RETRY_S)
+
+    async def _lead(self, office: Office, lost: asyncio.Event) -> None:
+        session = Session(office)
+        running = asyncio.create_task(session.run())
+        deposed = asyncio.create_task(lost.wait())
+        try:
+            self.session = session
+            await asyncio.wait({running, deposed}, return_when=asyncio.FIRST_COMPLETED)
+            if running.done():
+                running.result()
+        finally:
+            self.session = None
+            running.cancel()
+            deposed.cancel()
+            await asyncio.gather(running, deposed, return_exceptions=True)
+
+    @asynccontextmanager
+    async def listening(self, address: str, port: int) -> AsyncIterator[int]:
+        """Serve the HTTP API on an address; give the port (asked for, or chosen by the system when it was 0)."""
+        runner = web.AppRunner(application(self), access_log=None)
+        await runner.setup()
+        try:
+            site = web.TCPSite(runner, address, port, reuse_address=True)
+            await site.start()
+            yield runner.addresses[0][1]
+        finally:
+            await runner.cleanup()

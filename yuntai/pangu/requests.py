@@ -1,0 +1,63 @@
+"""The bodies of the master's HTTP API: what clients send and what they get."""
+
+from __future__ import annotations
+
+import msgspec
+
+from yuntai.model.cluster import VolumeSource
+
+
+class CreateVolume(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``POST /v1/volumes``. With the same ``id``, or the same ``client_token``, it is the same volume."""
+
+    size_bytes: int
+    id: str = ""
+    source: VolumeSource | None = None
+    client_token: str = ""
+
+
+class Attach(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``POST /v1/volumes/{id}/attach``. ``node`` (read-only) shows a snapshot in place of the head."""
+
+    host: str
+    read_only: bool = False
+    node: int = -1
+
+
+class Detach(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``POST /v1/volumes/{id}/detach``. ``force`` goes on when the gateway does not answer."""
+
+    host: str
+    force: bool = False
+
+
+class Resize(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``POST /v1/volumes/{id}/resize``."""
+
+    size_bytes: int
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``POST /v1/volumes/{id}/snapshot``. With the same ``name`` it is the same snapshot."""
+
+    name: str = ""
+
+
+class Attached(msgspec.Struct, frozen=True, kw_only=True):
+    """Where an attached volume is served: ``uri`` is for QEMU and libnbd on the volume's host."""
+
+    volume: str
+    generation: int
+    socket: str
+    uri: str
+
+
+class Taken(msgspec.Struct, frozen=True, kw_only=True):
+    """A snapshot that was taken."""
+
+    node: int
+
+
+def nbd_uri(export: str, socket: str) -> str:
+    """Return the NBD URI of an export on a unix socket."""
+    return f"nbd+unix:///{export}?socket={socket}"

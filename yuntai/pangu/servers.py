@@ -1,0 +1,237 @@
+"""Watches over the chunk servers: asks each for its status, and knows who is up and how much space there is.
+
+Live figures stay in memory. The record in etcd is written when state, process, version or address changed, when the
+space moved by more than a hundredth of the disk, and otherwise once a minute.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec.structs import replace
+
+from yuntai import log
+from yuntai.model.base import now_utc
+from yuntai.model.cluster import ChunkServer
+from yuntai.pangu import wire
+from yuntai.pangu.errors import NotFound, Unavailable
+from yuntai.pangu.placement import Candidate
+from yuntai.state import Deleted, Put, Reset, StateError
+
+if TYPE_CHECKING:
+    from yuntai.pangu.office import Office
+
+POLL_S = 2.0
+STATUS_TIMEOUT_S = 2.0
+DOWN_AFTER_S = 5.0
+RECORD_EVERY_S = 60.0
+SPACE_STEP = 0.01
+
+_log = log.get("servers")
+
+
+class Status(msgspec.Struct, frozen=True):
+    """What a chunk server says of itself; the layout is ``ServerStatus`` in crates/proto."""
+
+    pid: int
+    used_bytes: int
+    free_bytes: int
+    total_bytes: int
+    replicas: int
+    version: str = ""
+    volumes: int = 0
+    journal_bytes: int = 0
+    damaged_blocks: int = 0
+    full: bool = False
+
+
+class _Server:
+    """One chunk server: its record, the connection to it, its last status."""
+
+    def __init__(self, record: ChunkServer, now: float) -> None:
+        self.record = record
+        self.status: Status | None = None
+        self.channel: wire.Channel | None = None
+        self.heard_at = now  # when it last answered, or when it was first asked
+        self.written_at = now
+        self.asked = asyncio.Event()
+        self.lock = asyncio.Lock()
+        self.task: asyncio.Task[None] | None = None
+
+    def live(self, now: float) -> ChunkServer:
+        """Return the record with the state and the figures of the last status."""
+        status = self.status
+        if now - self.heard_at > DOWN_AFTER_S:
+            return replace(self.record, state="draining" if self.record.state == "draining" else "down")
+        if status is None:
+            return self.record
+        return replace(
+            self.record,
+            state="draining" if self.record.state == "draining" else "up",
+            used_bytes=status.used_bytes,
+            free_bytes=status.free_bytes,
+            total_bytes=status.total_bytes,
+            replicas=status.replicas,
+            pid=status.pid,
+            version=status.version,
+        )
+
+
+class Servers:
+    """All registered chunk servers, for as long as this master leads."""
+
+    def __init__(self, office: Office) -> None:
+        self._office = office
+        self._servers: dict[str, _Server] = {}
+        self._known = asyncio.Event()
+
+    async def run(self) -> None:
+        """Follow the registrations and poll each server, until cancelled."""
+        try:
+            async with aclosing(self._office.store.watch(ChunkServer)) as events:
+                async for event in events:
+                    await self._registered(event)
+        finally:
+            for known in list(self._servers):
+                await self._forget(known)
+
+    async def ready(self, within_s: float = 5.0) -> None:
+        """Wait until every registered server was asked once, or the time is over."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + within_s
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._known.wait()
+                for server in list(self._servers.values()):
+                    await server.asked.wait()
+        except TimeoutError:
+            _log.warning("not every chunk server was heard of in time", within_s=within_s)
+
+    def records(self) -> list[ChunkServer]:
+        """Return every registered server with its live figures, in order of number."""
+        now = asyncio.get_running_loop().time()
+        return sorted((server.live(now) for server in self._servers.values()), key=lambda record: record.number)
+
+    def by_number(self) -> dict[int, ChunkServer]:
+        """Return the same by number."""
+        return {record.number: record for record in self.records()}
+
+    def candidates(self) -> list[Candidate]:
+        """Return the servers as placement sees them."""
+        return [
+            Candidate(
+                number=record.number,
+                rack=record.rack,
+                state=record.state,
+                free_bytes=record.free_bytes,
+                total_bytes=record.total_bytes,
+                full=(status := self._servers[record.id].status) is not None and status.full,
+            )
+            for record in self.records()
+        ]
+
+    async def call(self, number: int, request: dict[str, Any], timeout_s: float) -> Any:
+        """Ask one server; raise :class:`Unavailable` if it does not answer, :class:`NotFound` if it is not registered.
+
+        What it refuses comes as :class:`wire.Refused`.
+        """
+        server = self._servers.get(f"cs-{number}")
+        if server is None:
+            raise NotFound(f"chunk server cs-{number} is not registered")
+        try:
+            channel = await self._channel(server)
+            return await channel.call(request, timeout_s)
+        except wire.Refused:
+            raise
+        except wire.WireError as error:
+            raise Unavailable(
+                f"chunk server cs-{number} at {server.record.address} does not answer: {error}"
+            ) from error
+
+    async def _channel(self, server: _Server) -> wire.Channel:
+        async with server.lock:
+            if server.channel is None or not server.channel.open:
+                server.channel = await wire.connect(
+                    server.record.address, self._office.cluster_secret, self._office.name, STATUS_TIMEOUT_S
+                )
+            return server.channel
+
+    async def _registered(self, event: Reset[ChunkServer] | Put[ChunkServer] | Deleted) -> None:
+        match event:
+            case Reset(records=records):
+                for gone in set(self._servers) - {record.value.id for record in records}:
+                    await self._forget(gone)
+                for record in records:
+                    await self._learn(record.value)
+                self._known.set()
+            case Put(record=record):
+                await self._learn(record.value)
+            case Deleted(id=gone):
+                await self._forget(gone)
+
+    async def _learn(self, record: ChunkServer) -> None:
+        known = self._servers.get(record.id)
+        if known is not None and known.record.address != record.address:
+            await self._forget(record.id)
+            known = None
+        if known is None:
+            known = self._servers[record.id] = _Server(record, asyncio.get_running_loop().time())
+            known.task = asyncio.create_task(self._poll(known))
+        known.record = record
+
+    async def _forget(self, server_id: str) -> None:
+        server = self._servers.pop(server_id, None)
+        if server is None:
+            return
+        if server.task is not None:
+            server.task.cancel()
+            await asyncio.gather(server.task, return_exceptions=True)
+        if server.channel is not None:
+            await server.channel.close()
+
+    async def _poll(self, server: _Server) -> None:
+        loop = asyncio.get_running_loop()
+        up = True
+        while True:
+            try:
+                channel = await self._channel(server)
+                answer = await channel.call({"op": "status"}, STATUS_TIMEOUT_S)
+                server.status = msgspec.convert(answer, Status)
+                server.heard_at = loop.time()
+            except (wire.WireError, msgspec.ValidationError) as error:
+                if up and loop.time() - server.heard_at > DOWN_AFTER_S:
+                    _log.warning("chunk server is down", server=server.record.id, error=str(error))
+            up = loop.time() - server.heard_at <= DOWN_AFTER_S
+            server.asked.set()
+            await self._write(server, loop.time())
+            await asyncio.sleep(POLL_S)
+
+    async def _write(self, server: _Server, now: float) -> None:
+        """Record what was learned if it matters or is old; a failure costs nothing, the next turn tries again."""
+        live = server.live(now)
+        if not _matters(server.record, live) and (live.state == "down" or now - server.written_at < RECORD_EVERY_S):
+            return
+        seen = server.record.seen if live.state == "down" else now_utc()
+
+        def change(record: ChunkServer) -> ChunkServer:
+            state = record.state if record.state == "draining" else live.state
+            return replace(live, state=state, rack=record.rack, host=record.host, address=record.address, seen=seen)
+
+        try:
+            server.record = await self._office.store.update(
+                ChunkServer, server.record.id, change, guard=[self._office.guard]
+            )
+            server.written_at = now
+        except StateError as error:
+            _log.info("status of a chunk server could not be recorded", server=server.record.id, error=str(error))
+
+
+def _matters(stored: ChunkServer, live: ChunkServer) -> bool:
+    if (stored.state, stored.pid, stored.version) != (live.state, live.pid, live.version):
+        return True
+    if stored.total_bytes != live.total_bytes:
+        return True
+    return abs(stored.free_bytes - live.free_bytes) > SPACE_STEP * live.total_bytes

@@ -1,0 +1,154 @@
+"""Makes gateways serve what the records say: open, close, and again after a gateway or a master was restarted."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
+
+from yuntai import log
+from yuntai.model.cluster import Volume
+from yuntai.pangu import layout, rules, wire
+from yuntai.pangu.errors import Conflict, PanguError, Unavailable
+from yuntai.pangu.tokens import REFRESH_S
+from yuntai.pangu.units import volume_id, volume_number
+from yuntai.state import StateError
+
+if TYPE_CHECKING:
+    from yuntai.pangu.gateways import Gateways
+    from yuntai.pangu.office import Office
+    from yuntai.pangu.servers import Servers
+
+OPEN_TIMEOUT_S = 30.0
+CLOSE_TIMEOUT_S = 15.0
+REOPENS_AT_ONCE_MAX = 8
+
+_log = log.get("serving")
+
+
+class Serving:
+    """Opens and closes volumes at gateways. Callers hold the volume's lock."""
+
+    def __init__(self, office: Office, servers: Servers) -> None:
+        self._office = office
+        self._servers = servers
+        self.gateways: Gateways  # set by the session: gateways and this know each other
+        self._slots = asyncio.Semaphore(REOPENS_AT_ONCE_MAX)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._told_at: dict[str, float] = {}  # volume → when its gateway last got tokens and addresses
+        self._told_addresses: dict[str, dict[int, str]] = {}
+
+    async def open(self, volume: Volume) -> str:
+        """Have the volume's host serve it under its present generation; return the path of the NBD socket.
+
+        Doing it again answers the same and brings fresh tokens and addresses.
+        """
+        number = volume_number(volume.id)
+        servers = self._servers.by_number()
+        request = await layout.open_request(self._office.store, volume, servers, self._office.signer)
+        before = self.gateways.generation_open(volume.host, number)
+        if before not in (0, volume.generation):
+            await self.close(volume.host, volume.id, before)
+        try:
+            opened = await self.gateways.call(volume.host, request, OPEN_TIMEOUT_S)
+        except wire.Refused as error:
+            raise Conflict(f"the gateway of {volume.host} refuses to open {volume.id}: {error}") from error
+        self._told_at[volume.id] = time.monotonic()
+        self._told_addresses[volume.id] = {number: server.address for number, server in servers.items()}
+        await self._settle(volume)
+        return str(opened["socket"])
+
+    async def _settle(self, volume: Volume) -> None:
+        """Note what an open makes true: no older writer is left, and pending snapshots are behind the head."""
+
+        def settled(current: Volume) -> Volume:
+            if current.generation != volume.generation or current.read_only:
+                return current
+            return replace(rules.snapshots_done(current, volume.head), unfenced=False)
+
+        await self._office.change(volume.id, settled)
+
+    async def close(self, host: str, volume: str, generation: int) -> None:
+        """Have a gateway flush and let go of a volume; fine if it does not serve it."""
+        request = {"op": "close", "volume": volume_number(volume), "generation": generation}
+        try:
+            await self.gateways.call(host, request, CLOSE_TIMEOUT_S)
+        except wire.Refused as error:
+            raise Conflict(f"the gateway of {host} refuses to close {volume}: {error}") from error
+
+    async def reconcile(self, host: str) -> None:
+        """Open what should be open at a gateway and is not, close what should not be, renew old tokens."""
+        try:
+            volumes = [one.value for one in await self._office.store.list(Volume)]
+        except StateError as error:
+            _log.warning("gateway could not be compared with the records", gateway=host, error=str(error))
+            return
+        here = {one.id for one in volumes if one.state == "attached" and one.host == host}
+        served = {volume_id(number) for number in self.gateways.all_open(host)}
+        await asyncio.gather(*(self._one(host, volume) for volume in sorted(here | served)))
+
+    def reopen_soon(self, host: str, volume: str) -> None:
+        """Compare one volume with its record in the background: its gateway said that it lost it."""
+        task = asyncio.create_task(self._one(host, volume))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def stop(self) -> None:
+        """End what runs in the background."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _one(self, host: str, volume: str) -> None:
+        try:
+            async with self._slots, self._office.lock(volume):
+                await self._match(host, volume)
+        except (PanguError, StateError, wire.WireError) as error:
+            _log.warning("volume does not match its record yet", gateway=host, volume=volume, error=str(error))
+
+    async def _match(self, host: str, volume: str) -> None:
+        generation = self.gateways.generation_open(host, volume_number(volume))
+        found = await self._office.store.get(Volume, volume)
+        record = found.value if found else None
+        if record is None or record.state != "attached" or record.host != host:
+            if generation:
+                _log.info("closing what should not be open", gateway=host, volume=volume, generation=generation)
+                await self.close(host, volume, generation)
+            return
+        if generation == record.generation:
+            if self._is_old(record):
+                await self.open(record)
+            await self.finish_snapshots(record)
+            return
+        # Whatever served it before is gone or of another generation: only a new one is sure to be let in.
+        granted = await self._office.change(volume, rules.reopen)
+        _log.info("opening again", gateway=host, volume=volume, generation=granted.generation)
+        await self.open(granted)
+
+    def _is_old(self, record: Volume) -> bool:
+        told = self._told_addresses.get(record.id)
+        if told is None:
+            # Another master opened it; when it comes to telling again is not known, so now.
+            return True
+        now = {number: server.address for number, server in self._servers.by_number().items()}
+        return now != told or time.monotonic() - self._told_at.get(record.id, 0.0) > REFRESH_S
+
+    async def finish_snapshots(self, volume: Volume) -> Volume:
+        """Tell the gateway about a head that it may not know, and mark the snapshots below it done."""
+        if "pending" not in volume.snapshots.values():
+            return volume
+        if volume.state == "attached" and not volume.read_only:
+            request: dict[str, Any] = {
+                "op": "snapshot",
+                "volume": volume_number(volume.id),
+                "generation": volume.generation,
+                "parents": list(volume.parents),
+                "head": volume.head,
+            }
+            try:
+                await self.gateways.call(volume.host, request, OPEN_TIMEOUT_S)
+            except wire.Refused as error:
+                raise Unavailable(f"the gateway of {volume.host} could not take the snapshot now: {error}") from error
+        return await self._office.change(volume.id, lambda current: rules.snapshots_done(current, volume.head))

@@ -1,0 +1,255 @@
+"""What callers ask of volumes. Every operation can be asked again after any failure and goes on where it stood."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
+
+from yuntai import log
+from yuntai.model.base import new_id, now_utc
+from yuntai.model.cluster import ClientToken, Volume
+from yuntai.pangu import layout, placement, rules, wire
+from yuntai.pangu.errors import Conflict, InUse, Invalid, NotFound, Unavailable
+from yuntai.pangu.requests import Attached, CreateVolume, nbd_uri
+from yuntai.pangu.units import check_size, chunk_count, is_hydrated, volume_number
+from yuntai.state import Absent, Present
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from yuntai.pangu.garbage import Garbage
+    from yuntai.pangu.gateways import Gateways
+    from yuntai.pangu.office import Office
+    from yuntai.pangu.servers import Servers
+    from yuntai.pangu.serving import Serving
+    from yuntai.state import Versioned
+
+WRITE_ATTEMPTS = 8
+GATEWAY_TIMEOUT_S = 10.0
+
+_log = log.get("volumes")
+
+
+class Volumes:
+    """Operations of the HTTP API on volumes."""
+
+    def __init__(
+        self, office: Office, servers: Servers, gateways: Gateways, serving: Serving, garbage: Garbage
+    ) -> None:
+        self._office = office
+        self._servers = servers
+        self._gateways = gateways
+        self._serving = serving
+        self._garbage = garbage
+
+    async def list(self) -> Sequence[Versioned[Volume]]:
+        """Return every volume."""
+        return await self._office.store.list(Volume)
+
+    async def create(self, wanted: CreateVolume) -> Volume:
+        """Create a volume, blank or on a source; the one that an earlier try made, if there is one."""
+        check_size(wanted.size_bytes)
+        token = await self._token(wanted)
+        volume_id = wanted.id or (str(token.response["volume"]) if token else new_id("vol"))
+        volume_number(volume_id)
+        async with self._office.lineage, self._office.lock(volume_id):
+            for _ in range(WRITE_ATTEMPTS):
+                found = await self._office.store.get(Volume, volume_id)
+                if found is not None:
+                    return _same(found.value, wanted)
+                made = await self._try_create(volume_id, wanted, token)
+                if made is not None:
+                    return made
+        raise Unavailable(f"volume {volume_id} could not be created: its source kept changing; try again")
+
+    async def _try_create(self, volume_id: str, wanted: CreateVolume, token: ClientToken | None) -> Volume | None:
+        compare: list[Any] = [Absent(Volume, volume_id)]
+        if wanted.source is not None:
+            source = await self._office.volume(wanted.source.volume)
+            _check_source(source.value, wanted.source.node, wanted.size_bytes)
+            compare.append(Present(Volume, source.value.id))
+        await self._servers.ready()
+        chunks = placement.place(
+            self._servers.candidates(), chunk_count(wanted.size_bytes), seed=volume_number(volume_id)
+        )
+        volume = Volume(id=volume_id, size_bytes=wanted.size_bytes, source=wanted.source, created=now_utc())
+        records = [volume, *layout.placement_records(volume_id, chunks), *([token] if token else [])]
+        if not await self._office.store.txn(compare=[self._office.guard, *compare], put=records):
+            return None
+        _log.info("volume created", volume=volume_id, size_bytes=wanted.size_bytes, chunks=len(chunks))
+        return volume
+
+    async def _token(self, wanted: CreateVolume) -> ClientToken | None:
+        """Return the record that ties the caller's token to one volume id: the stored one, or a new one to store."""
+        if not wanted.client_token:
+            return None
+        key = f"pangu:create_volume:{wanted.client_token}"
+        print_of = hashlib.sha256(repr((wanted.size_bytes, wanted.id, wanted.source)).encode()).hexdigest()
+        found = await self._office.store.get(ClientToken, key)
+        if found is None:
+            volume_id = wanted.id or new_id("vol")
+            return ClientToken(id=key, fingerprint=print_of, response={"volume": volume_id}, created=now_utc())
+        if found.value.fingerprint != print_of:
+            raise Invalid(f"client_token {wanted.client_token!r} was used with other parameters; choose another")
+        return found.value
+
+    async def delete(self, volume_id: str) -> Volume:
+        """Mark a volume for deletion; its space is freed in the background. Refused while others stand on it."""
+        async with self._office.lineage, self._office.lock(volume_id):
+            volumes = [one.value for one in await self._office.store.list(Volume)]
+            pending = [one.id for one in volumes if one.state != "deleting" and not is_hydrated(one)]
+            users = rules.users_of(volume_id, volumes, pending)
+            if users:
+                raise InUse(
+                    f"volume {volume_id} is the source of {', '.join(users)}, which still read from it; "
+                    "wait until they are hydrated, or delete them first",
+                    {"users": users},
+                )
+
+            def mark(volume: Volume) -> Volume:
+                if volume.state == "attached":
+                    raise Conflict(f"volume {volume_id} is attached to {volume.host}; detach it first")
+                return replace(volume, state="deleting")
+
+            marked = await self._office.change(volume_id, mark)
+        self._garbage.wake()
+        return marked
+
+    async def attach(self, volume_id: str, want: rules.Want) -> Attached:
+        """Have the gateway of ``want.host`` serve a volume, and fence whoever served it before."""
+        self._gateways.record(want.host)
+        number = volume_number(volume_id)
+        async with self._office.lock(volume_id):
+            was = (await self._office.volume(volume_id)).value
+            if not want.host:
+                raise Invalid("`host` is empty; name the host that is to serve the volume")
+            served = self._gateways.generation_open(want.host, number)
+            granted = await self._office.change(volume_id, lambda current: rules.attach(current, want, served))
+            if granted.generation != was.generation:
+                _log.info("volume granted", volume=volume_id, host=want.host, generation=granted.generation)
+            if was.state == "attached" and was.host != want.host:
+                await self._dismiss(was)
+            socket = await self._serving.open(granted)
+        return Attached(volume=volume_id, generation=granted.generation, socket=socket, uri=nbd_uri(volume_id, socket))
+
+    async def _dismiss(self, was: Volume) -> None:
+        """Tell the former host to stop. Only a courtesy: the new generation fences it, whether it hears or not."""
+        if self._gateways.generation_open(was.host, volume_number(was.id)):
+            try:
+                await self._serving.close(was.host, was.id, was.generation)
+            except (Unavailable, Conflict, NotFound) as error:
+                _log.info("former host not told", volume=was.id, host=was.host, error=str(error))
+
+    async def detach(self, volume_id: str, host: str, *, force: bool) -> Volume:
+        """Have the gateway flush and let go, then record it. Fine if it is not attached."""
+        async with self._office.lock(volume_id):
+            volume = (await self._office.volume(volume_id)).value
+            rules.detach(volume, host, forced=False)
+            if volume.state != "attached":
+                return volume
+            forced = False
+            try:
+                await self._serving.close(host, volume_id, volume.generation)
+            except (Unavailable, NotFound):
+                if not force:
+                    raise
+                forced = True
+            return await self._office.change(
+                volume_id,
+                lambda current: (
+                    rules.snapshots_done(rules.detach(current, host, forced=forced), current.head)
+                    if not forced
+                    else rules.detach(current, host, forced=True)
+                ),
+            )
+
+    async def resize(self, volume_id: str, size_bytes: int) -> Volume:
+        """Grow a volume, also while it is served."""
+        check_size(size_bytes)
+        async with self._office.lock(volume_id):
+            volume = await self._grow(volume_id, size_bytes)
+            if volume.state == "attached":
+                chunks = await layout.load_chunks(self._office.store, volume)
+                request = layout.resize_request(volume, chunks, self._servers.by_number())
+                try:
+                    await self._gateways.call(volume.host, request, GATEWAY_TIMEOUT_S)
+                except wire.Refused as error:
+                    raise Unavailable(
+                        f"{volume_id} has its new size, but its gateway refuses it now: {error}"
+                    ) from error
+            return volume
+
+    async def _grow(self, volume_id: str, size_bytes: int) -> Volume:
+        for _ in range(WRITE_ATTEMPTS):
+            found = await self._office.volume(volume_id)
+            volume = found.value
+            if volume.state == "deleting":
+                raise Conflict(f"volume {volume_id} is being deleted and cannot be resized")
+            if size_bytes < volume.size_bytes:
+                raise Invalid(
+                    f"`size_bytes` is {size_bytes}, below the present {volume.size_bytes}; a volume only grows"
+                )
+            if size_bytes == volume.size_bytes:
+                return volume
+            old = await layout.load_chunks(self._office.store, volume)
+            added = chunk_count(size_bytes) - len(old)
+            await self._servers.ready()
+            usable = [one for one in self._servers.candidates() if str(one.number) not in volume.stale]
+            new = placement.place(usable, added, seed=volume_number(volume_id) + len(old)) if added else []
+            records = layout.placement_records(volume_id, [*old, *new], first_changed=len(old)) if added else []
+            # A volume that needs no source goes on needing none: what is added was never in the source.
+            hydrated = chunk_count(size_bytes) if is_hydrated(volume) and volume.source else volume.hydrated_chunks
+            grown = replace(volume, size_bytes=size_bytes, hydrated_chunks=hydrated)
+            if await self._office.write([found], [grown, *records]):
+                return grown
+        raise Unavailable(f"volume {volume_id} kept changing while it was being resized; try again")
+
+    async def snapshot(self, volume_id: str, name: str) -> int:
+        """Freeze the head and go on in a new one, while I/O runs; return the frozen node."""
+        async with self._office.lock(volume_id):
+            node = -1
+
+            def freeze(current: Volume) -> Volume:
+                nonlocal node
+                frozen, node = rules.snapshot(current, name)
+                return frozen
+
+            volume = await self._office.change(volume_id, freeze)
+            await self._serving.finish_snapshots(volume)
+            return node
+
+    async def stats(self, volume_id: str) -> dict[str, Any]:
+        """Return what the volume's gateway says of it now; empty when it is not served."""
+        volume = (await self._office.volume(volume_id)).value
+        if volume.state != "attached":
+            return {}
+        number = volume_number(volume_id)
+        status = await self._gateways.refresh(volume.host)
+        return next((dict(one) for one in status.get("volumes", ()) if one.get("volume") == number), {})
+
+    async def placement(self, volume_id: str) -> list[tuple[int, ...]]:  # type: ignore[valid-type]
+        """Return the servers of each chunk."""
+        return await layout.load_chunks(self._office.store, (await self._office.volume(volume_id)).value)
+
+
+def _same(found: Volume, wanted: CreateVolume) -> Volume:
+    # Larger is fine: it may have been made by an earlier try, and resized since.
+    if found.source != wanted.source or found.size_bytes < wanted.size_bytes:
+        raise Conflict(f"volume {found.id} exists already with another size or source; choose another id")
+    if found.state == "deleting":
+        raise Conflict(f"volume {found.id} is being deleted; choose another id")
+    return found
+
+
+def _check_source(source: Volume, node: int, size_bytes: int) -> None:
+    if source.state == "deleting":
+        raise Conflict(f"source volume {source.id} is being deleted")
+    rules.require_snapshot(source, node)
+    frozen_bytes = source.snapshot_bytes.get(str(node), source.size_bytes)
+    # A shorter clone that grew later would show what the source had there.
+    if size_bytes < frozen_bytes:
+        raise Invalid(
+            f"`size_bytes` is {size_bytes}, node {node} of {source.id} has {frozen_bytes}; take at least that"
+        )
