@@ -1,0 +1,302 @@
+"""A whole cloud in one thread: the real front on a loopback port, the records in memory, and jobs carried out at once.
+
+The executor here does to the records what the real one ends with, and nothing below them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import structlog
+from msgspec.structs import replace
+
+from tests.functional.sdk.clients import Target
+from yuntai.api.__main__ import FOLLOWED
+from yuntai.api.cache import CachedStore
+from yuntai.api.registry import Context
+from yuntai.api.replay import Replay
+from yuntai.api.server import ApiServer
+from yuntai.api.throttle import Throttle
+from yuntai.model.base import new_id, now_utc
+from yuntai.model.cluster import AccessKey, Account, ChunkServer, Host, Job, Volume
+from yuntai.model.compute import Disk, Image, Instance, ObservedInstance, Snapshot
+from yuntai.model.network import Port
+from yuntai.pangu import errors as pangu_errors
+from yuntai.pangu.requests import Attached
+from yuntai.state import MemoryStore, Put, Reset, Store
+
+ACCOUNT = "1000000000000001"
+KEY, SECRET = "YTOPERATORKEY001", "a-secret-that-is-only-for-tests-1"
+TENANT_KEY, TENANT_SECRET = "YTTENANTKEY00001", "a-secret-that-is-only-for-tests-2"
+OFF_KEY = "YTINACTIVEKEY001"
+REGION, ZONE = "cn-local", "cn-local-a"
+CONSOLE = b"\x1b[2J[    0.000000] Linux version 6.12\r\nlogin: "
+
+
+class FakeExecutor:
+    """Carries jobs out by writing what is true afterwards."""
+
+    def __init__(self, store: Store, delay_s: float = 0.0) -> None:
+        self.store = store
+        self.delay_s = delay_s
+
+    async def run(self) -> None:
+        """Follow the jobs until cancelled."""
+        async for event in self.store.watch(Job):
+            found = event.records if isinstance(event, Reset) else (event.record,) if isinstance(event, Put) else ()
+            for record in found:
+                if record.value.state == "queued":
+                    await self._carry_out(record.value)
+
+    async def _carry_out(self, job: Job) -> None:
+        await asyncio.sleep(self.delay_s)
+        await getattr(self, f"_{job.action}")(job)
+        await self.store.put(replace(job, state="done", updated=now_utc()))
+
+    async def _instance(self, job: Job, **changes: Any) -> None:
+        await self.store.update(Instance, job.resource, lambda one: replace(one, job="", **changes))
+
+    async def _create_instance(self, job: Job) -> None:
+        found = await self.store.need(Instance, job.resource)
+        for disk_id in found.value.disks:
+            await self._disk(disk_id, status="In_use", attached_time=now_utc())
+        start = job.arguments["start"]
+        await self._observe(job.resource, "running" if start else "stopped")
+        await self._instance(
+            job, status="Running" if start else "Stopped", desired="running", host="h1", started=now_utc()
+        )
+
+    async def _observe(self, instance_id: str, state: Any) -> None:
+        await self.store.put(ObservedInstance(id=instance_id, host="h1", state=state, since=now_utc(), boot_seq=1))
+
+    async def _start_instance(self, job: Job) -> None:
+        await self._instance(job, status="Running")
+
+    _reboot_instance = _start_instance
+
+    async def _stop_instance(self, job: Job) -> None:
+        await self._instance(job, status="Stopped")
+
+    async def _delete_instance(self, job: Job) -> None:
+        instance = (await self.store.need(Instance, job.resource)).value
+        for disk in await self.store.list(Disk):
+            if disk.value.instance != instance.id:
+                continue
+            if disk.value.kind == "system" or disk.value.delete_with_instance:
+                await self.store.delete(Disk, disk.value.id)
+            else:
+                await self._disk(disk.value.id, status="Available", instance="", device="")
+        await self.store.txn(delete=[(Port, instance.port), (ObservedInstance, instance.id), (Instance, instance.id)])
+
+    async def _disk(self, disk_id: str, **changes: Any) -> None:
+        await self.store.update(Disk, disk_id, lambda one: replace(one, job="", **changes))
+
+    async def _create_disk(self, job: Job) -> None:
+        await self._disk(job.resource, status="Available")
+
+    async def _delete_disk(self, job: Job) -> None:
+        await self.store.delete(Disk, job.resource)
+
+    async def _attach_disk(self, job: Job) -> None:
+        await self._disk(job.resource, status="In_use", attached_time=now_utc())
+
+    async def _detach_disk(self, job: Job) -> None:
+        await self._disk(job.resource, status="Available", instance="", device="", detached_time=now_utc())
+
+    async def _resize_disk(self, job: Job) -> None:
+        await self._disk(job.resource)
+
+    async def _create_snapshot(self, job: Job) -> None:
+        await self.store.update(
+            Snapshot, job.resource, lambda one: replace(one, status="accomplished", progress=100, node=1)
+        )
+
+    async def _delete_snapshot(self, job: Job) -> None:
+        await self.store.delete(Snapshot, job.resource)
+
+    async def _create_image(self, job: Job) -> None:
+        snapshot = job.arguments["snapshot"]
+        await self.store.update(
+            Snapshot, snapshot, lambda one: replace(one, status="accomplished", progress=100, node=1)
+        )
+        await self.store.update(Image, job.resource, lambda one: replace(one, status="Available", progress=100))
+
+    async def _delete_image(self, job: Job) -> None:
+        await self.store.delete(Image, job.resource)
+
+
+class FakeVolumes:
+    """The block store, as far as the operator's actions see it."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    async def _change(self, volume_id: str, **changes: Any) -> Volume:
+        if await self.store.get(Volume, volume_id) is None:
+            raise pangu_errors.NotFound(f"there is no volume {volume_id}")
+        return await self.store.update(Volume, volume_id, lambda one: replace(one, **changes))
+
+    async def create_volume(self, size_bytes: int, *, client_token: str = "") -> Volume:
+        volume = Volume(id=new_id("vol"), size_bytes=size_bytes, created=now_utc())
+        await self.store.put(volume)
+        return volume
+
+    async def delete_volume(self, volume_id: str) -> None:
+        found = await self.store.get(Volume, volume_id)
+        if found is not None and found.value.host:
+            raise pangu_errors.Conflict(f"volume {volume_id} is attached to {found.value.host}; detach it first")
+        await self.store.delete(Volume, volume_id)
+
+    async def resize(self, volume_id: str, size_bytes: int) -> Volume:
+        return await self._change(volume_id, size_bytes=size_bytes)
+
+    async def attach(self, volume_id: str, host: str, *, read_only: bool = False) -> Attached:
+        volume = await self._change(volume_id, host=host, state="attached", generation=1, read_only=read_only)
+        socket = f"/run/yuntai/nbd/{volume_id}.sock"
+        return Attached(
+            volume=volume_id, generation=volume.generation, socket=socket, uri=f"nbd+unix:///?socket={socket}"
+        )
+
+    async def detach(self, volume_id: str, host: str) -> Volume:
+        return await self._change(volume_id, host="", state="available")
+
+
+class FakeConsole:
+    """A guest that said the same for ever."""
+
+    async def read(self, host: str, instance_id: str, path: str) -> tuple[bytes, str]:
+        return CONSOLE, "2026-11-23T00:00:00Z"
+
+
+async def seed(store: Store) -> None:
+    """Write what an operator would before the first tenant comes."""
+    now = now_utc()
+    await store.put(Account(id=ACCOUNT, name="tests", created=now, quotas={"instances": 2000, "vcpus": 4000}))
+    for key, secret, extra in (
+        (KEY, SECRET, {"operator": True}),
+        (TENANT_KEY, TENANT_SECRET, {}),
+        (OFF_KEY, SECRET, {"status": "Inactive"}),
+    ):
+        await store.put(AccessKey(id=key, account=ACCOUNT, secret=secret, created=now, **extra))  # type: ignore[arg-type]
+    await store.put(
+        Host(
+            id="h1",
+            address="10.78.0.1",
+            rack="rack-1",
+            cpus=4,
+            memory_mib=16384,
+            accelerator="tcg",
+            seen=now,
+            vcpus_max=4096,
+            memory_mib_max=1 << 22,
+            versions={"qemu": "10.0"},
+        )
+    )
+    for number in (1, 2, 3):
+        await store.put(
+            ChunkServer(
+                id=f"cs-{number}", number=number, rack=f"rack-{number}", host="h1", address=f"10.78.0.1:710{number}"
+            )
+        )
+    await store.put(
+        Image(
+            id="m-debian13",
+            name="debian-13",
+            os_name="Debian 13",
+            volume="vol-00000000000000ff",
+            node=1,
+            size_gib=2,
+            status="Available",
+            progress=100,
+            created=now,
+        )
+    )
+
+
+class FakeCloud:
+    """The front and its world on a loop of their own, so that synchronous clients can be used against them."""
+
+    def __init__(self, *, throttle: Throttle | None = None, delay_s: float = 0.0) -> None:
+        self.store = MemoryStore()
+        self.loop = asyncio.new_event_loop()
+        self.port = 0
+        self._throttle = throttle or Throttle(rate_per_s=1e6, burst=1e6)
+        self._delay_s = delay_s
+        self._ready = threading.Event()
+        self._stop: asyncio.Event | None = None
+        self._thread = threading.Thread(target=self._run, name="fake-cloud", daemon=True)
+        self.failure: BaseException | None = None
+
+    @property
+    def target(self) -> Target:
+        """The cloud as its operator reaches it."""
+        return Target(f"http://127.0.0.1:{self.port}", KEY, SECRET, REGION)
+
+    @property
+    def tenant(self) -> Target:
+        """The cloud as a tenant reaches it."""
+        return dataclasses.replace(self.target, access_key_id=TENANT_KEY, access_key_secret=TENANT_SECRET)
+
+    def call(self, work: Callable[[], Any]) -> Any:
+        """Run a coroutine function on the cloud's loop and return its result."""
+        return asyncio.run_coroutine_threadsafe(work(), self.loop).result(timeout=30)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        try:
+            self.loop.run_until_complete(self._serve())
+        except BaseException as error:  # noqa: BLE001 — shown to the test's thread
+            self.failure = error
+            self._ready.set()
+
+    async def _serve(self) -> None:
+        self._stop = asyncio.Event()
+        await seed(self.store)
+        reads = CachedStore(self.store, FOLLOWED)
+        await reads.start()
+        executor = asyncio.create_task(FakeExecutor(self.store, self._delay_s).run())
+        context = Context(
+            region=REGION,
+            zone=ZONE,
+            cluster="tests",
+            reads=reads,
+            writes=reads.writer(),
+            console=FakeConsole(),
+            volumes=FakeVolumes(self.store),
+        )
+        server = ApiServer(context, throttle=self._throttle, replay=Replay(self.store))
+        self.port = await server.start("127.0.0.1", 0)
+        self._ready.set()
+        await self._stop.wait()
+        await server.close()
+        executor.cancel()
+        await asyncio.gather(executor, return_exceptions=True)
+        await reads.stop()
+
+    def __enter__(self) -> FakeCloud:
+        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+        self._thread.start()
+        assert self._ready.wait(20), "the fake cloud did not start"
+        if self.failure is not None:
+            raise self.failure
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._stop is not None:
+            self.loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(timeout=20)
+        if self.failure is not None:
+            raise self.failure
+
+
+@contextmanager
+def fake_cloud(**options: Any) -> Iterator[FakeCloud]:
+    """Run a fake cloud for a test."""
+    with FakeCloud(**options) as cloud:
+        yield cloud

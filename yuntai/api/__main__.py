@@ -1,0 +1,109 @@
+"""``python -m yuntai.api``: the API's process. It needs etcd and nothing else to start."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sys
+
+from yuntai import config, log
+from yuntai.api.cache import CachedStore
+from yuntai.api.console import LocalConsoleReader
+from yuntai.api.registry import Context
+from yuntai.api.server import ApiServer
+from yuntai.model.base import Record
+from yuntai.model.cluster import AccessKey, Account, ChunkServer, Host, Job, Volume
+from yuntai.model.compute import Disk, Image, Instance, KeyPair, ObservedInstance, Snapshot
+from yuntai.model.network import Port, SecurityGroup, Vpc, VSwitch
+from yuntai.pangu.client import PanguClient
+from yuntai.state import EtcdStore, Store
+
+FOLLOWED: tuple[type[Record], ...] = (
+    AccessKey,
+    Account,
+    ChunkServer,
+    Disk,
+    Host,
+    Image,
+    Instance,
+    Job,
+    KeyPair,
+    ObservedInstance,
+    Port,
+    SecurityGroup,
+    Snapshot,
+    Volume,
+    Vpc,
+    VSwitch,
+)
+"""The types whose records this process keeps in memory."""
+START_RETRY_S = 2.0
+LOOPBACK = "127.0.0.1"
+
+_log = log.get("api")
+
+
+async def fill(store: Store) -> CachedStore:
+    """Return the caches, filled. etcd that is not there yet is waited for: the two start together."""
+    while True:
+        cached = CachedStore(store, FOLLOWED)
+        try:
+            await cached.start()
+        except TimeoutError:
+            await cached.stop()
+            _log.warning("etcd does not answer yet, waiting")
+            await asyncio.sleep(START_RETRY_S)
+        else:
+            return cached
+
+
+async def serve(settings: config.Config) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with contextlib.AsyncExitStack() as stack:
+        store = await stack.enter_async_context(EtcdStore(settings.etcd))
+        filling = asyncio.create_task(fill(store))
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait({filling, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if stop.is_set():
+            filling.cancel()
+            await asyncio.gather(filling, return_exceptions=True)
+            return
+        cached = filling.result()
+        stack.push_async_callback(cached.stop)
+        volumes = await stack.enter_async_context(PanguClient.from_config(settings))
+        context = Context(
+            region=settings.region,
+            zone=settings.zone,
+            cluster=settings.cluster,
+            reads=cached,
+            writes=cached.writer(),
+            console=LocalConsoleReader(settings.host, settings.log_dir),
+            volumes=volumes,
+        )
+        server = ApiServer(context)
+        stack.push_async_callback(server.close)
+        for address in dict.fromkeys((settings.address, LOOPBACK)):
+            await server.start(address, settings.api_port)
+            _log.info("listening", address=address, port=settings.api_port)
+        await stopping
+        _log.info("stopping")
+
+
+def main() -> int:
+    """Run the process; return its exit code."""
+    log.setup("api")
+    try:
+        settings = config.load()
+    except config.ConfigError as error:
+        _log.error("configuration", error=str(error))
+        return 2
+    asyncio.run(serve(settings))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

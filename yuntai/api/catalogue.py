@@ -1,0 +1,47 @@
+"""Every module with actions. Importing them fills the table; nothing else needs to know them by name."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from yuntai.api import (
+    account,
+    disks,
+    enis,
+    images,
+    instance_types,
+    instances,
+    instances_read,
+    keypairs,
+    operator,
+    regions,
+    security_groups,
+    snapshots,
+    tags,
+    vpcs,
+    vswitches,
+)
+from yuntai.api.registry import ACTIONS, Action
+
+MODULES: tuple[ModuleType, ...] = (
+    account,
+    disks,
+    enis,
+    images,
+    instance_types,
+    instances,
+    instances_read,
+    keypairs,
+    operator,
+    regions,
+    security_groups,
+    snapshots,
+    tags,
+    vpcs,
+    vswitches,
+)
+
+
+def load() -> dict[str, dict[str, Action]]:
+    """Return the table of all actions by version and name."""
+    return ACTIONS
