@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from yuntai.lab.layout import Home
-from yuntai.lab.setup.steps import Log, Runner, SetupError, Step, digest_files, replaced, swap_in
+from yuntai.lab.setup.runner import Runner
+from yuntai.lab.setup.steps import Log, SetupError, Step, digest_files, replaced, swap_in
 
 
 class Work:
@@ -26,41 +27,85 @@ class Work:
 
 
 def test_a_step_runs_again_only_when_its_inputs_changed_or_its_result_is_gone(tmp_path: Path) -> None:
-    work, runner = Work(), Runner(Home(tmp_path), 9)
+    work, runner = Work(), Runner(Home(tmp_path))
     for _ in range(2):
-        runner.do(work.step())
+        runner.run([work.step()])
     assert work.runs == 1
     work.inputs = "2"
-    runner.do(work.step())
+    runner.run([work.step()])
     assert work.runs == 2
     work.there = False
-    runner.do(work.step())
+    runner.run([work.step()])
     assert work.runs == 3
 
 
 def test_a_failed_step_shows_its_log_and_the_way_out_and_is_not_remembered(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    work, runner = Work(), Runner(Home(tmp_path), 1)
-    runner.do(work.step())
+    work, runner = Work(), Runner(Home(tmp_path))
+    runner.run([work.step()])
     work.inputs, work.error = "2", "the disk is full"
     with pytest.raises(SystemExit) as caught:
-        runner.do(work.step())
+        runner.run([work.step()])
     assert caught.value.code == 1
     said = capsys.readouterr().err
     assert "some work failed: the disk is full" in said
     assert "working hard" in said
     assert "Way out: buy a new disk" in said
     work.inputs, work.error = "1", ""
-    runner.do(work.step())
+    runner.run([work.step()])
     assert work.runs == 3
+
+
+def test_steps_run_side_by_side_but_after_what_they_need(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    events: list[str] = []
+
+    def step(name: str, seconds: float, *after: str) -> Step:
+        def run(_: Log) -> None:
+            events.append(f"{name} begins")
+            time.sleep(seconds)
+            events.append(f"{name} ends")
+
+        return Step(name, f"the {name}", lambda: "", lambda: True, run, "", after)
+
+    steps = [
+        step("base", 0.05),
+        step("long", 0.6, "base"),
+        step("short", 0.05, "base"),
+        step("last", 0, "long", "short"),
+    ]
+    Runner(Home(tmp_path)).run(steps)
+    assert events[:2] == ["base begins", "base ends"]
+    assert events.index("short ends") < events.index("long ends")
+    assert events[-2:] == ["last begins", "last ends"]
+    Runner(Home(tmp_path)).run(steps)
+    assert len(events) == 8
+    assert capsys.readouterr().out.count("ready") == 4
+
+
+def test_when_one_step_fails_the_other_is_ended(tmp_path: Path) -> None:
+    def fail(_: Log) -> None:
+        raise SetupError("no", "way")
+
+    def hang(log: Log) -> None:
+        log.run("sleep", "60", timeout_s=60)
+
+    steps = [
+        Step("hang", "hang", lambda: "", lambda: True, hang, ""),
+        Step("fail", "fail", lambda: "", lambda: True, fail, ""),
+    ]
+    began_s = time.monotonic()
+    with pytest.raises(SystemExit):
+        Runner(Home(tmp_path)).run(steps)
+    assert time.monotonic() - began_s < 10
+    assert not (Home(tmp_path).stamps / "hang").exists()
 
 
 def test_a_stamp_that_was_cut_short_is_none(tmp_path: Path) -> None:
     work, home = Work(), Home(tmp_path)
-    Runner(home, 1).do(work.step())
+    Runner(home).run([work.step()])
     (home.stamps / "work").write_text('{"inputs"')
-    assert Runner(home, 1).stale(work.step())
+    assert Runner(home).stale(work.step())
 
 
 def test_a_command_that_hangs_ends_with_all_its_children(tmp_path: Path) -> None:

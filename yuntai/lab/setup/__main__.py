@@ -13,7 +13,8 @@ from collections.abc import Iterator
 
 from yuntai.lab.layout import REPOSITORY, Home, default_home
 from yuntai.lab.setup import image, packages, preflight, programs
-from yuntai.lab.setup.steps import Log, Runner, Step, remove, replaced
+from yuntai.lab.setup.runner import Runner
+from yuntai.lab.setup.steps import Log, Step, remove, replaced
 
 AGAIN = "run the same command again; what is done stays done"
 APT = "repair apt with `apt-get update` and `apt-get -f install`"
@@ -42,6 +43,7 @@ def steps(home: Home, codename: str) -> list[Step]:
             programs.venv_is_there,
             lambda log: programs.build_venv(log, ""),
             NETWORK,
+            ("packages",),
         ),
         Step(
             "rust",
@@ -50,6 +52,7 @@ def steps(home: Home, codename: str) -> list[Step]:
             lambda: programs.rust_is_there(home),
             lambda log: programs.build_rust(home, log),
             f"the log has the compiler's message; {NETWORK}",
+            ("packages",),
         ),
         Step(
             "image",
@@ -58,6 +61,7 @@ def steps(home: Home, codename: str) -> list[Step]:
             (home.image / "usr/bin/tini").exists,
             lambda log: image.build_image(home, log, codename),
             NETWORK,
+            ("packages",),
         ),
         Step(
             "image-venv",
@@ -66,6 +70,7 @@ def steps(home: Home, codename: str) -> list[Step]:
             (home.image_venv / "bin/supervisord").exists,
             lambda log: image.build_venv(home, log),
             NETWORK,
+            ("venv", "image"),
         ),
         *(_guest(home, name) for name in programs.GUESTS),
     ]
@@ -79,6 +84,7 @@ def _guest(home: Home, name: str) -> Step:
         lambda: programs.guest_is_there(home, name),
         lambda log: programs.build_guest(home, log, name),
         NETWORK,
+        ("venv",),
     )
 
 
@@ -93,6 +99,7 @@ def test_steps(codename: str) -> list[Step]:
             lambda: not packages.missing(wanted),
             lambda log: packages.install(log, packages.missing(wanted)),
             APT,
+            ("packages",),
         ),
         Step(
             "test-venv",
@@ -101,6 +108,7 @@ def test_steps(codename: str) -> list[Step]:
             programs.venv_is_there,
             lambda log: programs.build_venv(log, "dev"),
             NETWORK,
+            ("venv",),
         ),
     ]
 
@@ -111,13 +119,14 @@ def up(options: argparse.Namespace) -> int:
     home = Home(default_home())
     codename = _check_first(home, options.api_port)
     with _only_one(home):
-        _do(home, [*steps(home, codename), _cloud(home, options.api_port)])
+        chosen = steps(home, codename)
+        Runner(home).run([*chosen, _cloud(home, options.api_port, tuple(step.name for step in chosen))])
         code = 0 if options.no_vm else _python("yuntai.lab.firstvm", timeout_s=FIRST_VM_S)
     print(f"make up took {time.monotonic() - began_s:.0f} s")
     return code
 
 
-def _cloud(home: Home, api_port: int) -> Step:
+def _cloud(home: Home, api_port: int, after: tuple[str, ...]) -> Step:
     """Return the step that starts the host, or brings a running one to the present code; it always runs."""
 
     def start(log: Log) -> None:
@@ -129,7 +138,7 @@ def _cloud(home: Home, api_port: int) -> Step:
         log.run(*host, "start", "--all-roles", "--api-port", str(api_port), timeout_s=HOST_S, cwd=REPOSITORY)
 
     way_out = f"the processes' own logs are in {home.host('h1').log}/yuntai; `make down` and `make up` begin afresh"
-    return Step("cloud", "cloud", str, lambda: False, start, way_out)
+    return Step("cloud", "cloud", str, lambda: False, start, way_out, after)
 
 
 @contextlib.contextmanager
@@ -145,17 +154,11 @@ def _only_one(home: Home) -> Iterator[None]:
         yield
 
 
-def _do(home: Home, chosen: list[Step]) -> None:
-    runner = Runner(home, len(chosen))
-    for step in chosen:
-        runner.do(step)
-
-
 def _check_first(home: Home, api_port: int) -> str:
     """Run the preflight; say all that is wrong and end, or return the machine's codename."""
     codename = preflight.codename()
     chosen = steps(home, codename) if codename else []
-    runner = Runner(home, len(chosen))
+    runner = Runner(home)
     situation = preflight.Situation(
         home=home,
         api_port=api_port,
@@ -188,7 +191,7 @@ def tools(_: argparse.Namespace) -> int:
     codename = _check_first(home, 0)
     built = [step for step in steps(home, codename) if step.name != "guest-debian"]
     with _only_one(home):
-        _do(home, [*built, *test_steps(codename)])
+        Runner(home).run([*built, *test_steps(codename)])
     return 0
 
 

@@ -1,26 +1,21 @@
-"""Steps of set-up: each runs only when its inputs changed, shows one line with its time, and writes a log."""
+"""What a step of set-up is, and what its work is made of: commands with a log, hashes, folders put in place whole."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import json
 import os
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from yuntai.lab.layout import Home
-
 LOG_LINES = 15
-TICK_S = 1.0
+POLL_S = 0.1
 
 
 class SetupError(Exception):
@@ -33,7 +28,10 @@ class SetupError(Exception):
 
 @dataclass(frozen=True)
 class Step:
-    """One step. ``inputs`` is what its result depends on, ``is_there`` whether the result is, ``run`` makes it."""
+    """One step. ``inputs`` is what its result depends on, ``is_there`` whether the result is, ``run`` makes it.
+
+    It begins when the steps named in ``after`` are done.
+    """
 
     name: str
     title: str
@@ -41,14 +39,16 @@ class Step:
     is_there: Callable[[], bool]
     run: Callable[[Log], None]
     way_out: str
+    after: tuple[str, ...] = ()
 
 
 class Log:
-    """The log of one step; every command's output goes there."""
+    """The log of one step; every command's output goes there. ``stop`` ends a command that runs."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, stop: threading.Event | None = None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
+        self._stop = stop or threading.Event()
         self._file: IO[bytes] = path.open("wb")
 
     def say(self, text: str) -> None:
@@ -74,10 +74,13 @@ class Log:
             env={**os.environ, **(environment or {})},
             start_new_session=True,
         )
+        deadline = time.monotonic() + timeout_s
         try:
-            code = process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            raise SetupError(f"`{command[0]}` took more than {timeout_s:.0f} s", "try again on a faster line") from None
+            while (code := process.poll()) is None:
+                if time.monotonic() > deadline:
+                    raise SetupError(f"`{command[0]}` took more than {timeout_s:.0f} s", "try again on a faster line")
+                if self._stop.wait(POLL_S):
+                    raise SetupError(f"`{command[0]}` was ended", "")
         finally:
             # Its group is gone too after an interrupt or a timeout: no half of it goes on beside a second try.
             if process.poll() is None:
@@ -114,72 +117,6 @@ def digest_files(paths: Iterable[Path]) -> str:
 
 def _counts(entry: Path) -> bool:
     return entry.is_file() and "__pycache__" not in entry.parts
-
-
-class Runner:
-    """Runs steps in order, and remembers in ``stamps`` which results are good."""
-
-    def __init__(self, home: Home, count: int) -> None:
-        self._home, self._count, self._number = home, count, 0
-
-    def stale(self, step: Step) -> bool:
-        """Return whether the step must run."""
-        try:
-            stamp = json.loads((self._home.stamps / step.name).read_text())
-        except (FileNotFoundError, ValueError):
-            return True
-        return stamp.get("inputs") != step.inputs() or not step.is_there()
-
-    def do(self, step: Step) -> None:
-        """Run the step if it must be, with its line on the terminal."""
-        self._number += 1
-        label = f"[{self._number}/{self._count}] {step.title}"
-        started_s = time.monotonic()
-        if not self.stale(step):
-            print(f"{label:<48} ready", flush=True)
-            return
-        # Taken before the work: what changes meanwhile makes the step stale again.
-        inputs = step.inputs()
-        (self._home.stamps / step.name).unlink(missing_ok=True)
-        log = Log(self._home.log / f"setup-{step.name}.log")
-        try:
-            with _ticking(label, started_s):
-                step.run(log)
-        except SetupError as error:
-            print(f"\n\n{step.title} failed: {error}\nThe end of {log.path}:\n{log.tail()}", file=sys.stderr)
-            print(f"\nWay out: {error.way_out or step.way_out}\nThen run the same command again.", file=sys.stderr)
-            raise SystemExit(1) from error
-        finally:
-            log.close()
-        took_s = time.monotonic() - started_s
-        self._home.stamps.mkdir(parents=True, exist_ok=True)
-        stamp = self._home.stamps / f"{step.name}.partial"
-        stamp.write_text(json.dumps({"inputs": inputs, "took_s": round(took_s, 1)}))
-        stamp.replace(self._home.stamps / step.name)
-        print(f"{took_s:6.1f} s", flush=True)
-
-
-@contextlib.contextmanager
-def _ticking(label: str, started_s: float) -> Iterator[None]:
-    """Show ``label`` with the time that has passed, which grows while the work is done where a person looks on."""
-    done = threading.Event()
-    live = sys.stdout.isatty()
-
-    def tick() -> None:
-        while not done.wait(TICK_S):
-            print(f"\r{label:<48} {time.monotonic() - started_s:4.0f} s", end="", flush=True)
-
-    print(f"{label:<48} ", end="", flush=True)
-    thread = threading.Thread(target=tick, daemon=True)
-    if live:
-        thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        if live:
-            thread.join()
-            print(f"\r{label:<48} ", end="", flush=True)
 
 
 def remove(path: Path) -> None:
