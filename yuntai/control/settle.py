@@ -29,10 +29,9 @@ def fact_of(instance: Instance, observed: ObservedInstance | None) -> str:
     if state == "running":
         rebooted = observed.reboot_seq >= instance.reboot_seq
         return "guest_running" if rebooted else ""
-    if instance.status == "Running" and state in ("stopped", "crashed", "absent"):
-        ended = instance.restart_policy == "never" and state != "absent"
-        return "guest_ended" if ended else "guest_lost"
-    return ""
+    # "stopped" although it is to run: the guest shut itself down, or it died and is not to be restarted. The agent
+    # reports every other end as "crashed" and starts the guest again.
+    return "guest_ended" if state == "stopped" else "guest_lost"
 
 
 def settle(instance: Instance, observed: ObservedInstance | None, *, host_up: bool = True, now: str = "") -> Instance:
@@ -42,7 +41,7 @@ def settle(instance: Instance, observed: ObservedInstance | None, *, host_up: bo
     if not host_up and instance.host and instance.status in ("Running", "Starting", "Stopping", "Deleting"):
         return _with_reason(instance, f"{_DOWN}: {instance.host}; its state is the last one known")
     fact = fact_of(instance, observed)
-    if fact == "guest_lost" and observed is not None:
+    if fact == "guest_lost" and instance.status == "Running" and observed is not None:
         detail = f" ({observed.error})" if observed.error else ""
         return _with_reason(
             instance, f"{_LOST}: {observed.state} since {observed.since}{detail}; it is being restarted"
@@ -59,9 +58,8 @@ def settle(instance: Instance, observed: ObservedInstance | None, *, host_up: bo
     if move.state == "Running":
         return msgspec.structs.replace(changed, started=now or instance.started, force_stop=False)
     if fact == "guest_ended":
-        return msgspec.structs.replace(
-            changed, desired="stopped", reason="the guest stopped by itself, and its policy is not to restart it"
-        )
+        why = observed.error if observed is not None and observed.error else "the guest stopped by itself"
+        return msgspec.structs.replace(changed, desired="stopped", stopped_mode="KeepCharging", reason=why)
     return changed
 
 

@@ -1,0 +1,57 @@
+"""The jobs' view of the real block store: its client's calls and errors in the terms of the protocol."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from yuntai.control.jobs.volumes import VolumesRefused, VolumesUnavailable
+from yuntai.model.cluster import VolumeSource
+from yuntai.pangu.errors import Invalid, NotFound, PanguError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from yuntai.pangu.client import PanguClient
+
+
+class PanguVolumes:
+    """A :class:`~yuntai.control.jobs.volumes.Volumes` on the master's HTTP API."""
+
+    def __init__(self, client: PanguClient) -> None:
+        self._client = client
+
+    async def create_volume(self, volume: str, size_bytes: int, source: tuple[str, int] | None) -> None:
+        """See the protocol."""
+        origin = VolumeSource(volume=source[0], node=source[1]) if source else None
+        with _told(f"creating the volume {volume}"):
+            await self._client.create_volume(size_bytes, volume_id=volume, source=origin)
+
+    async def delete_volume(self, volume: str) -> None:
+        """See the protocol."""
+        with _told(f"deleting the volume {volume}"):
+            await self._client.delete_volume(volume)
+
+    async def resize_volume(self, volume: str, size_bytes: int) -> None:
+        """See the protocol."""
+        with _told(f"resizing the volume {volume}"):
+            await self._client.resize(volume, size_bytes)
+
+    async def take_snapshot(self, volume: str, token: str) -> int:
+        """See the protocol."""
+        with _told(f"taking a snapshot of the volume {volume}"):
+            return await self._client.snapshot(volume, token)
+
+    async def delete_snapshot(self, volume: str, token: str) -> None:
+        """Do nothing: the store frees a node's space with its volume; nodes are not deleted one by one yet."""
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Say what was being done, and whether another try may help."""
+    try:
+        yield
+    except (Invalid, NotFound) as error:
+        raise VolumesRefused(f"{what}: {error}") from error
+    except PanguError as error:
+        raise VolumesUnavailable(f"{what}: {error}") from error
