@@ -5,14 +5,15 @@ al., "Copysets: Reducing the Frequency of Data Loss in Cloud Storage", USENIX AT
 share chunks: a few permutations of the servers are cut into groups of three, each group in three racks, and a chunk
 goes to one group. ``SCATTER_WIDTH`` is the number of others a server shares chunks with, hence who helps to rebuild.
 
-The permutations come from a hash of the server's number, so that a server that comes or goes changes few groups. What
-was chosen is stored with the volume and never computed again.
+The permutations come from a hash of the server's number, so that every master cuts the same groups. What was chosen is
+stored with the volume and never computed again, so a server that comes or goes moves nothing.
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 import random
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ from yuntai.pangu.errors import NoPlacement
 from yuntai.pangu.units import REPLICAS
 
 SCATTER_WIDTH = 8
+FITTING_ROUNDS = 20
 FREE_RATIO_MIN = 0.15
 """A server with less of its disk free gets no new chunks."""
 
@@ -57,9 +59,7 @@ def place(servers: list[Candidate], chunks: int, seed: int) -> list[tuple[int, .
     if len({server.rack for server in usable}) < REPLICAS:
         raise NoPlacement(*_explain(servers, usable))
     groups = copysets(usable)
-    free = {server.number: server.free_bytes for server in usable}
-    # The least free member limits the group; its share falls as it fills up.
-    weights = [min(free[number] for number in group) for group in groups]
+    weights = _weights(groups, {server.number: server.free_bytes for server in usable})
     chooser = random.Random(seed)  # noqa: S311 — spreading, not secrecy
     orders = list(itertools.permutations(range(REPLICAS)))
     chosen = chooser.choices(groups, weights=weights, k=chunks)
@@ -75,6 +75,28 @@ def copysets(servers: list[Candidate]) -> list[tuple[int, ...]]:
         for group in _cut(order):
             groups[tuple(sorted(server.number for server in group))] = None
     return list(groups)
+
+
+def _weights(groups: list[tuple[int, ...]], free: dict[int, int]) -> list[float]:
+    """Return weights of the groups that give each server chunks in proportion to its free space, as near as they can.
+
+    Iterative proportional fitting: a group's weight grows while its members get less than their due, and shrinks
+    while they get more. Where no weights can do it (one rack has most of the space) the error spreads evenly.
+    """
+    due = {number: REPLICAS * free_bytes / sum(free.values()) for number, free_bytes in free.items()}
+    weights = [1.0 / len(groups)] * len(groups)
+    for _ in range(FITTING_ROUNDS):
+        got = dict.fromkeys(free, 0.0)
+        for group, weight in zip(groups, weights, strict=True):
+            for number in group:
+                got[number] += weight
+        weights = [
+            weight * math.prod(due[number] / got[number] for number in group) ** (1 / REPLICAS)
+            for group, weight in zip(groups, weights, strict=True)
+        ]
+        total = sum(weights)
+        weights = [weight / total for weight in weights]
+    return weights
 
 
 def _cut(order: list[Candidate]) -> list[list[Candidate]]:

@@ -1,0 +1,184 @@
+"""A gateway and a chunk server in this process, speaking the real wire, with the fencing of real replicas."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+from typing import Any
+
+from yuntai import _native
+from yuntai.pangu import wire
+
+SECRET = b"c" * 32
+TOKEN_SECRET = b"t" * 32
+
+
+class Replicas:
+    """What all chunk servers together remember of volumes' writers: the authority that fences."""
+
+    def __init__(self) -> None:
+        self.claims: dict[int, tuple[int, int]] = {}
+        self.deleted: set[int] = set()
+
+    def claim(self, volume: int, generation: int, session: int) -> None:
+        held = self.claims.get(volume, (0, 0))
+        if generation < held[0] or (generation == held[0] and session != held[1]):
+            raise wire.Refused(f"fenced: generation {held[0]} session {held[1]} holds the volume")
+        if volume in self.deleted:
+            raise wire.Refused("fenced: the volume was deleted")
+        self.claims[volume] = (generation, session)
+
+
+class Fake:
+    """A listener that can be stopped with its connections, and started again on the same port."""
+
+    name = "fake"
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.server: asyncio.Server | None = None
+        self.writers: set[asyncio.StreamWriter] = set()
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    async def start(self) -> None:
+        self.server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
+        self.port = self.server.sockets[0].getsockname()[1]
+
+    async def stop(self) -> None:
+        if self.server is not None:
+            self.server.close()
+            self.server = None
+        for task in list(self.tasks):
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        for writer in list(self.writers):
+            writer.close()
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.writers.add(writer)
+        task = asyncio.create_task(self.serve(reader, writer))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        raise NotImplementedError
+
+
+class FakeServer(Fake):
+    """A chunk server that knows its status and deletes."""
+
+    def __init__(self, number: int, rack: str, replicas: Replicas) -> None:
+        super().__init__()
+        self.number, self.rack, self.replicas = number, rack, replicas
+        self.free_bytes = 900 << 30
+        self.asked: list[str] = []
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await wire.serve_controls(reader, writer, SECRET, f"cs:{self.number}", self.handle)
+
+    async def handle(self, request: dict[str, Any]) -> Any:
+        self.asked.append(request["op"])
+        if request["op"] == "delete_volume":
+            self.replicas.deleted.add(request["volume"])
+            return True
+        total = 1000 << 30
+        return {
+            "server": self.number,
+            "pid": os.getpid(),
+            "version": "fake",
+            "replicas": 7,
+            "volumes": 1,
+            "used_bytes": total - self.free_bytes,
+            "free_bytes": self.free_bytes,
+            "total_bytes": total,
+            "journal_bytes": 0,
+            "damaged_blocks": 0,
+            "full": False,
+        }
+
+
+class FakeGateway(Fake):
+    """A gateway that opens, closes, snapshots, resizes, and raises the events that a test tells it to."""
+
+    def __init__(self, host: str, replicas: Replicas) -> None:
+        super().__init__()
+        self.host, self.replicas = host, replicas
+        self.session = int.from_bytes(os.urandom(4), "big")
+        self.open: dict[int, dict[str, Any]] = {}
+        self.requests: list[dict[str, Any]] = []
+        self.before: dict[str, Any] = {}  # op → coroutine function to run before it is answered
+        self.masters: list[asyncio.StreamWriter] = []
+        self.answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self.numbers = itertools.count(1)
+
+    async def restart(self) -> None:
+        """Lose everything in memory, as a killed process does."""
+        await self.stop()
+        self.open, self.masters = {}, []
+        self.session = int.from_bytes(os.urandom(4), "big")
+        await self.start()
+
+    async def raise_event(self, **event: Any) -> dict[str, Any]:
+        """Tell the master that connected last, and return its answer."""
+        number = next(self.numbers)
+        self.answers[number] = asyncio.get_running_loop().create_future()
+        self.masters[-1].write(wire.frame_bytes(wire.EVENT, number, event))
+        async with asyncio.timeout(10):
+            return await self.answers[number]
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await wire.handshake_as_server(reader, writer, SECRET, f"gateway:{self.host}")
+            self.masters.append(writer)
+            async with asyncio.TaskGroup() as group:
+                while True:
+                    frame = await wire.read_frame(reader)
+                    if frame.kind == wire.EVENT_REPLY:
+                        self.answers[frame.request_id].set_result(frame.json())
+                    else:
+                        group.create_task(self._answer(writer, frame))
+        except* (wire.WireError, OSError):
+            pass
+        finally:
+            writer.close()
+
+    async def _answer(self, writer: asyncio.StreamWriter, frame: wire.Frame) -> None:
+        request = frame.json()
+        if request["op"] in self.before:
+            await self.before[request["op"]](request)
+        try:
+            answer: dict[str, Any] = {"ok": self.handle(request)}
+        except wire.Refused as error:
+            answer = {"error": str(error)}
+        writer.write(wire.frame_bytes(wire.CONTROL_REPLY, frame.request_id, answer))
+
+    def handle(self, request: dict[str, Any]) -> Any:
+        if request["op"] == "status":
+            opened = [{"volume": v, "generation": o["generation"], "writes": 5} for v, o in self.open.items()]
+            return {"volumes": opened, "pid": os.getpid(), "version": "fake"}
+        self.requests.append(request)
+        volume = request["volume"]
+        current = self.open.get(volume)
+        if request["op"] == "open":
+            _, generation, _ = _native.check_token(TOKEN_SECRET, request["token"], 0)
+            assert generation == (0 if request["read_only"] else request["generation"])
+            if current is not None and current["generation"] != request["generation"]:
+                raise wire.Refused(f"generation {current['generation']} is open here")
+            if not request["read_only"]:
+                self.replicas.claim(volume, request["generation"], self.session)
+            self.open[volume] = dict(request)
+            return {"socket": f"/run/yuntai/nbd/{request['export']}.sock", "generation": request["generation"]}
+        if current is not None and current["generation"] != request["generation"]:
+            raise wire.Refused(f"generation {current['generation']} is open here, not {request['generation']}")
+        if request["op"] == "close":
+            self.open.pop(volume, None)
+            return {}
+        if current is None:
+            raise wire.Refused("the volume is not open here")
+        current.update(request)
+        return {}
