@@ -1,1 +1,54 @@
-//! (being written)
+//! One disk's chunk store. It knows no network, no clock and no thread: the caller brings them.
+//!
+//! ```text
+//! superblock                       what this folder is
+//! fences.log                       who may write each volume; deleted volumes
+//! checkpoint                       every chunk's position and layers at one record of the journal
+//! journal/<number>.log             records since then: data and all, checksummed
+//! volumes/<volume>/<chunk>.<layer>.data     block b at b × 4096, sparse
+//! volumes/<volume>/<chunk>.<layer>.entries  24 bytes per block in self-protecting groups
+//! ```
+//!
+//! **The order that makes it safe.** A mutation is one journal record, appended with others in one write and
+//! acknowledged. It is served from the journal until a checkpoint: sync the journal, apply what is now durable to the
+//! chunk files, sync those, replace `checkpoint`, free the journal. Nothing reaches a chunk file before its record is
+//! durable, so a crash can never leave a chunk file with something that the journal does not know (which is how
+//! Crucible's #1788 lost data). At a start the journal is replayed from the checkpoint up to the first record that is
+//! not whole; that is the prefix of the history that survived. If records *behind* the break say that the missing ones
+//! had been durable, the disk broke its promise: every chunk is then marked as being rebuilt, so that no chunk of this
+//! store can be chosen as a survivor, and peers make it whole.
+
+mod checkpoint;
+mod chunk;
+mod error;
+mod fences;
+mod files;
+mod groups;
+mod journal;
+mod open;
+mod overlay;
+mod owners;
+mod read;
+mod rebuild;
+pub mod record;
+mod store;
+mod superblock;
+mod table;
+mod tree;
+pub mod vfs;
+mod write;
+
+pub use checkpoint::CheckpointJob;
+pub use error::OpenError;
+pub use fences::Fence;
+pub use groups::LayerKey;
+pub use journal::SyncTicket;
+pub use read::ReadBlocks;
+pub use rebuild::{PullPlan, PullRun};
+pub use store::{Options, Store, Usage};
+pub use superblock::FORMAT_VERSION;
+pub use tree::LayerTree;
+pub use write::{Mutation, MutationKind, Staged};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,61 @@
+//! Open chunk files, the last used ones.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use crate::groups::LayerKey;
+use crate::vfs::Vfs;
+
+/// The two files of one layer of one chunk.
+pub(crate) struct Handles<V: Vfs> {
+    pub(crate) data: V::File,
+    pub(crate) entries: V::File,
+}
+
+impl<V: Vfs> Handles<V> {
+    pub(crate) fn open(vfs: &V, key: &LayerKey) -> io::Result<Self> {
+        Ok(Self { data: vfs.open(&key.data_path())?, entries: vfs.open(&key.entries_path())? })
+    }
+
+    /// New, empty ones; leftovers of a checkpoint that was cut short do not count.
+    pub(crate) fn create(vfs: &V, key: &LayerKey) -> io::Result<Self> {
+        Ok(Self { data: vfs.create(&key.data_path())?, entries: vfs.create(&key.entries_path())? })
+    }
+}
+
+struct Held<V: Vfs> {
+    handles: Arc<Handles<V>>,
+    used: u64,
+}
+
+pub(crate) struct FileCache<V: Vfs> {
+    held: BTreeMap<LayerKey, Held<V>>,
+    clock: u64,
+    limit: usize,
+}
+
+impl<V: Vfs> FileCache<V> {
+    pub(crate) fn new(limit: usize) -> Self {
+        Self { held: BTreeMap::new(), clock: 0, limit: limit.max(1) }
+    }
+
+    pub(crate) fn get(&mut self, vfs: &V, key: &LayerKey) -> io::Result<Arc<Handles<V>>> {
+        self.clock += 1;
+        if let Some(held) = self.held.get_mut(key) {
+            held.used = self.clock;
+            return Ok(Arc::clone(&held.handles));
+        }
+        let handles = Arc::new(Handles::open(vfs, key)?);
+        if self.held.len() >= self.limit {
+            let oldest = self.held.iter().min_by_key(|(_, held)| held.used).map(|(key, _)| *key);
+            oldest.and_then(|key| self.held.remove(&key));
+        }
+        self.held.insert(*key, Held { handles: Arc::clone(&handles), used: self.clock });
+        Ok(handles)
+    }
+
+    pub(crate) fn drop_volume(&mut self, volume: u64) {
+        self.held.retain(|key, _| key.volume != volume);
+    }
+}

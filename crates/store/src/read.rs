@@ -1,0 +1,305 @@
+//! Reads: as of a layer over its ancestors, or of exactly one layer. Every block is checked before it leaves.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use yuntai_proto::data::Refusal;
+use yuntai_proto::{block_crc, BlockEntry, BlockState, LayerId, BLOCK_BYTES, CHUNK_BLOCKS};
+
+use crate::files::Handles;
+use crate::groups::{self, LayerKey, Slot, GROUP_BYTES, GROUP_ENTRIES};
+use crate::owners::NOBODY;
+use crate::store::{refusal_of, Store};
+use crate::tree::LayerTree;
+use crate::vfs::{Vfs, VfsFile};
+
+/// Up to so many layers are looked through one after the other; above, an owner map is made.
+const WALK_MAX: usize = 3;
+/// A group that does not decode may just be being written by a checkpoint on another thread: look again so often.
+const GROUP_TRIES: usize = 4;
+
+/// The answer to a read, in the form of the wire.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReadBlocks {
+    /// Per block state u8, then per block CRC u32.
+    pub body: Bytes,
+    /// The blocks of state `Data`, in order.
+    pub data: Bytes,
+}
+
+/// Where a block's bytes are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Nowhere,
+    Journal { segment: u64, offset: u64 },
+    Files,
+}
+
+/// What a layer says of a block.
+#[derive(Clone, Copy, Debug)]
+struct Found {
+    slot: Slot,
+    layer: LayerId,
+    place: Place,
+}
+
+const NOTHING: Found = Found { slot: groups::EMPTY[0], layer: 0, place: Place::Nowhere };
+
+impl Found {
+    fn is_absent(&self) -> bool {
+        matches!(self.slot, Slot::Entry(BlockEntry { state: BlockState::Absent, .. }))
+    }
+}
+
+impl<V: Vfs> Store<V> {
+    /// Read as of a layer.
+    ///
+    /// # Errors
+    /// [`Refusal::Damaged`] with the first damaged block, [`Refusal::Invalid`], [`Refusal::Io`], and
+    /// [`Refusal::Busy`] while the chunk is being rebuilt.
+    pub fn read(&mut self, key: LayerKey, tree: &LayerTree, block: u16, blocks: u16) -> Result<ReadBlocks, Refusal> {
+        check_range(block, blocks)?;
+        if key.layer as usize >= tree.len() {
+            return Err(Refusal::Invalid { message: format!("layer {}: not below {}", key.layer, tree.len()) });
+        }
+        let Some(chunk) = self.chunks.get(&(key.volume, key.chunk)) else { return Ok(absent(blocks)) };
+        if chunk.rebuilding {
+            return Err(Refusal::Busy { message: "the chunk is being rebuilt here".into() });
+        }
+        let found = self.resolve(&key, tree, block, blocks).map_err(|error| refusal_of(&error))?;
+        self.fetch(&key, block, &found)
+    }
+
+    /// Read exactly one layer, without its ancestors.
+    ///
+    /// # Errors
+    /// As [`Store::read`].
+    pub fn read_layer(&mut self, key: LayerKey, block: u16, blocks: u16) -> Result<ReadBlocks, Refusal> {
+        check_range(block, blocks)?;
+        if self.chunks.get(&(key.volume, key.chunk)).is_some_and(|chunk| chunk.rebuilding) {
+            return Err(Refusal::Busy { message: "the chunk is being rebuilt here".into() });
+        }
+        let found = self.layer(&key, block, blocks).map_err(|error| refusal_of(&error))?;
+        self.fetch(&key, block, &found)
+    }
+
+    fn resolve(&mut self, key: &LayerKey, tree: &LayerTree, block: u16, blocks: u16) -> io::Result<Vec<Found>> {
+        let chunk = &self.chunks[&(key.volume, key.chunk)];
+        let candidates: Vec<LayerId> = match &chunk.layers[..] {
+            // The usual chunk: never snapshotted, not cloned.
+            [only] if only.id == key.layer => return self.layer(key, block, blocks),
+            layers => layers
+                .iter()
+                .rev()
+                .map(|layer| layer.id)
+                .filter(|id| *id <= key.layer && tree.is_ancestor(*id, key.layer))
+                .collect(),
+        };
+        if candidates.len() > WALK_MAX {
+            return self.resolve_by_owner(key, &candidates, block, blocks);
+        }
+        let mut found = vec![NOTHING; blocks as usize];
+        for layer in candidates {
+            if found.iter().all(|found| !found.is_absent()) {
+                break;
+            }
+            let of_layer = self.layer(&LayerKey { layer, ..*key }, block, blocks)?;
+            for (found, of_layer) in found.iter_mut().zip(of_layer) {
+                if found.is_absent() {
+                    *found = of_layer;
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    fn resolve_by_owner(
+        &mut self,
+        key: &LayerKey,
+        candidates: &[LayerId],
+        block: u16,
+        blocks: u16,
+    ) -> io::Result<Vec<Found>> {
+        if self.owners.get(key).is_none() {
+            let owners = self.owner_map(key, candidates)?;
+            self.owners.insert(*key, owners);
+        }
+        let range = block as usize..block as usize + blocks as usize;
+        let owners: Vec<LayerId> = self.owners.get(key).map(|map| map[range].to_vec()).unwrap_or_default();
+        let mut found = Vec::with_capacity(owners.len());
+        for run in owners.chunk_by(|left, right| left == right) {
+            #[allow(clippy::cast_possible_truncation, reason = "blocks of a chunk")]
+            let (first, len) = (block + found.len() as u16, run.len() as u16);
+            match run[0] {
+                NOBODY => found.extend(std::iter::repeat_n(NOTHING, run.len())),
+                layer => found.extend(self.layer(&LayerKey { layer, ..*key }, first, len)?),
+            }
+        }
+        Ok(found)
+    }
+
+    fn owner_map(&mut self, key: &LayerKey, candidates: &[LayerId]) -> io::Result<Box<[LayerId]>> {
+        let mut owners = vec![NOBODY; CHUNK_BLOCKS].into_boxed_slice();
+        for &layer in candidates {
+            let of_layer = self.layer(&LayerKey { layer, ..*key }, 0, CHUNK_BLOCKS_U16)?;
+            for (owner, found) in owners.iter_mut().zip(of_layer) {
+                if *owner == NOBODY && !found.is_absent() {
+                    *owner = layer;
+                }
+            }
+        }
+        Ok(owners)
+    }
+
+    /// What one layer says of a range.
+    fn layer(&mut self, key: &LayerKey, block: u16, blocks: u16) -> io::Result<Vec<Found>> {
+        let mut found = vec![Found { layer: key.layer, ..NOTHING }; blocks as usize];
+        let layer = self.chunks.get(&(key.volume, key.chunk)).and_then(|chunk| chunk.layer(key.layer));
+        let Some(layer) = layer else { return Ok(found) };
+        let mut covered = 0;
+        if !layer.overlay.is_empty() {
+            for (first, run) in layer.overlay.range(block, blocks) {
+                covered += run.blocks;
+                for index in 0..run.blocks {
+                    let place =
+                        run.place(index).map_or(Place::Nowhere, |(segment, offset)| Place::Journal { segment, offset });
+                    let slot = Slot::Entry(run.entry(index));
+                    found[(first - block + index) as usize] = Found { slot, layer: key.layer, place };
+                }
+            }
+        }
+        if !layer.on_disk || covered == blocks {
+            return Ok(found);
+        }
+        let mut in_journal = vec![false; blocks as usize];
+        for (first, run) in layer.overlay.range(block, blocks) {
+            in_journal[(first - block) as usize..][..run.blocks as usize].fill(true);
+        }
+        let handles = self.files.get(&self.vfs, key)?;
+        let slots = read_slots(&handles, key, block, blocks)?;
+        for ((found, slot), in_journal) in found.iter_mut().zip(slots).zip(in_journal) {
+            if !in_journal {
+                *found = Found { slot, layer: key.layer, place: Place::Files };
+            }
+        }
+        Ok(found)
+    }
+
+    /// Entries of a whole layer, in order of blocks.
+    pub(crate) fn layer_slots(&mut self, key: &LayerKey) -> Result<Vec<Slot>, Refusal> {
+        let found = self.layer(key, 0, CHUNK_BLOCKS_U16).map_err(|error| refusal_of(&error))?;
+        Ok(found.into_iter().map(|found| found.slot).collect())
+    }
+
+    /// Which blocks of a layer are there; damaged ones are.
+    pub(crate) fn present(&mut self, key: &LayerKey, block: u16, blocks: u16) -> Result<Vec<bool>, Refusal> {
+        let found = self.layer(key, block, blocks).map_err(|error| refusal_of(&error))?;
+        Ok(found.iter().map(|found| !found.is_absent()).collect())
+    }
+
+    /// Bring and check the bytes.
+    fn fetch(&mut self, key: &LayerKey, block: u16, found: &[Found]) -> Result<ReadBlocks, Refusal> {
+        let mut states = BytesMut::with_capacity(found.len() * 5);
+        let mut crcs = Vec::with_capacity(found.len());
+        let mut wanted = 0;
+        for (block, found) in (block..).zip(found) {
+            let Slot::Entry(entry) = found.slot else {
+                return Err(self.mark_damaged(LayerKey { layer: found.layer, ..*key }, block));
+            };
+            states.put_u8(entry.state as u8);
+            crcs.push(entry.crc);
+            wanted += usize::from(entry.state == BlockState::Data);
+        }
+        crcs.iter().for_each(|crc| states.put_u32_le(*crc));
+        let mut data = BytesMut::zeroed(wanted * BLOCK_BYTES);
+        let blocks: Vec<(u16, Found, u32)> = (block..)
+            .zip(found)
+            .zip(&crcs)
+            .filter(|((_, found), _)| matches!(found.slot, Slot::Entry(entry) if entry.state == BlockState::Data))
+            .map(|((block, found), crc)| (block, *found, *crc))
+            .collect();
+        let mut filled = 0;
+        for run in blocks.chunk_by(follows) {
+            let into = &mut data[filled..filled + run.len() * BLOCK_BYTES];
+            filled += into.len();
+            self.read_run(key, run[0].0, &run[0].1, into).map_err(|error| refusal_of(&error))?;
+            for ((block, found, crc), bytes) in run.iter().zip(into.chunks_exact(BLOCK_BYTES)) {
+                if block_crc(bytes) != *crc {
+                    return Err(self.mark_damaged(LayerKey { layer: found.layer, ..*key }, *block));
+                }
+            }
+        }
+        Ok(ReadBlocks { body: states.freeze(), data: data.freeze() })
+    }
+
+    fn read_run(&mut self, key: &LayerKey, block: u16, found: &Found, into: &mut [u8]) -> io::Result<()> {
+        let read = match found.place {
+            Place::Nowhere => 0,
+            Place::Journal { segment, offset } => {
+                let segment = self.journal.segments.get(&segment);
+                let segment = segment.ok_or_else(|| io::Error::other("the journal segment of a block is gone"))?;
+                segment.file.read_at(into, offset)?
+            }
+            Place::Files => {
+                let handles = self.files.get(&self.vfs, &LayerKey { layer: found.layer, ..*key })?;
+                handles.data.read_at(into, u64::from(block) * BLOCK_BYTES as u64)?
+            }
+        };
+        // What is missing stays zeros, and the checksum says whether that is right.
+        into[read..].fill(0);
+        Ok(())
+    }
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "16,384")]
+pub(crate) const CHUNK_BLOCKS_U16: u16 = CHUNK_BLOCKS as u16;
+
+fn check_range(block: u16, blocks: u16) -> Result<(), Refusal> {
+    if blocks == 0 || block as usize + blocks as usize > CHUNK_BLOCKS {
+        let message = format!("blocks {block}+{blocks}: must be 1 or more and end within {CHUNK_BLOCKS}");
+        return Err(Refusal::Invalid { message });
+    }
+    Ok(())
+}
+
+fn absent(blocks: u16) -> ReadBlocks {
+    ReadBlocks { body: Bytes::from(vec![0; blocks as usize * 5]), data: Bytes::new() }
+}
+
+/// Do the bytes of two blocks lie one behind the other?
+fn follows(left: &(u16, Found, u32), right: &(u16, Found, u32)) -> bool {
+    match (left.1.place, right.1.place) {
+        (Place::Files, Place::Files) => left.1.layer == right.1.layer && left.0 + 1 == right.0,
+        (Place::Journal { segment: a, offset: from }, Place::Journal { segment: b, offset: to }) => {
+            a == b && from + BLOCK_BYTES as u64 == to
+        }
+        _ => false,
+    }
+}
+
+/// Entries of a range from the entry file.
+fn read_slots<V: Vfs>(handles: &Arc<Handles<V>>, key: &LayerKey, block: u16, blocks: u16) -> io::Result<Vec<Slot>> {
+    let (first, _) = groups::place_of(block);
+    let (last, _) = groups::place_of(block + (blocks - 1));
+    let mut raw = vec![0; (last - first + 1) * GROUP_BYTES];
+    let mut decoded = Vec::with_capacity(last - first + 1);
+    handles.entries.read_at(&mut raw, (first * GROUP_BYTES) as u64)?;
+    for number in first..=last {
+        let mut group = None;
+        for attempt in 0..GROUP_TRIES {
+            let bytes = &mut raw[(number - first) * GROUP_BYTES..][..GROUP_BYTES];
+            if attempt > 0 {
+                std::thread::yield_now();
+                handles.entries.read_at(bytes, (number * GROUP_BYTES) as u64)?;
+            }
+            group = groups::decode(key, number, bytes.first_chunk().expect("a group's length"));
+            if group.is_some() {
+                break;
+            }
+        }
+        decoded.push(group.unwrap_or([Slot::Lost; GROUP_ENTRIES]));
+    }
+    let skip = block as usize - first * GROUP_ENTRIES;
+    Ok(decoded.into_iter().flatten().skip(skip).take(blocks as usize).collect())
+}

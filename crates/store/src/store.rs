@@ -1,0 +1,274 @@
+//! The store's state, and what is asked of it as a whole.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use yuntai_proto::data::{ChunkState, Refusal};
+use yuntai_proto::{ChunkIndex, ServerId, VolumeId};
+
+use crate::chunk::Chunk;
+use crate::fences::{Fence, Fences};
+use crate::files::FileCache;
+use crate::groups::LayerKey;
+use crate::journal::{Journal, SyncTicket};
+use crate::owners::OwnerCache;
+use crate::vfs::{Space, Vfs};
+use crate::write::Batch;
+
+/// How a store is run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The server's number; must match the folder's.
+    pub server: ServerId,
+    /// Random; names the store if it has to be made.
+    pub uuid: [u8; 16],
+    /// No mutation is taken while the journal is longer than this.
+    pub journal_bytes_max: u64,
+    /// A segment's length, about.
+    pub segment_bytes: u64,
+    /// Owner maps kept in memory.
+    pub owner_cache_bytes: usize,
+    /// Chunk files kept open (two per layer of a chunk).
+    pub open_layers_max: usize,
+    /// From this share of the disk on, new chunks are refused.
+    pub full_percent: u64,
+}
+
+impl Options {
+    /// What a server on a disk of its own uses.
+    #[must_use]
+    pub fn new(server: ServerId, uuid: [u8; 16]) -> Self {
+        Self {
+            server,
+            uuid,
+            journal_bytes_max: 256 << 20,
+            segment_bytes: 64 << 20,
+            owner_cache_bytes: 32 << 20,
+            open_layers_max: 400,
+            full_percent: 90,
+        }
+    }
+}
+
+/// Room, taken and left.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes of this store's files.
+    pub used_bytes: u64,
+    /// Bytes that the file system could still give.
+    pub free_bytes: u64,
+    /// Size of the file system.
+    pub total_bytes: u64,
+    /// Chunks here.
+    pub chunks: u64,
+    /// Volumes here.
+    pub volumes: u64,
+    /// Journal.
+    pub journal_bytes: u64,
+    /// Blocks found damaged since the start.
+    pub damaged_blocks: u64,
+    /// New chunks are refused.
+    pub full: bool,
+}
+
+/// One disk's chunk store.
+pub struct Store<V: Vfs> {
+    pub(crate) vfs: V,
+    pub(crate) options: Options,
+    /// Stands in every record.
+    pub(crate) tag: u32,
+    pub(crate) journal: Journal<V>,
+    pub(crate) fences: Fences<V>,
+    pub(crate) chunks: BTreeMap<(VolumeId, ChunkIndex), Chunk>,
+    pub(crate) owners: OwnerCache,
+    pub(crate) files: FileCache<V>,
+    pub(crate) batch: Batch,
+    pub(crate) checkpointing: bool,
+    /// Deleted volumes whose files are still there because a checkpoint has them open.
+    pub(crate) doomed: Vec<VolumeId>,
+    pub(crate) space: Space,
+    pub(crate) damaged_blocks: u64,
+    pub(crate) lost_durable: bool,
+}
+
+/// What a failed disk operation is to the asker.
+pub(crate) fn refusal_of(error: &io::Error) -> Refusal {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Refusal::Full,
+        _ => Refusal::Io { message: error.to_string() },
+    }
+}
+
+impl<V: Vfs> Store<V> {
+    /// The disk had lost durable records when the store was opened; every chunk waits for a rebuild.
+    #[must_use]
+    pub fn lost_durable(&self) -> bool {
+        self.lost_durable
+    }
+
+    /// Who may write a volume.
+    #[must_use]
+    pub fn fence(&self, volume: VolumeId) -> Fence {
+        self.fences.get(volume)
+    }
+
+    /// From now on, and after any crash, only this generation and session may write. Durable when it returns.
+    ///
+    /// # Errors
+    /// [`Refusal::Fenced`] if it would go back; [`Refusal::Io`] or [`Refusal::Full`] if the disk failed.
+    pub fn raise_fence(&mut self, volume: VolumeId, generation: u64, session: u64) -> Result<(), Refusal> {
+        let known = self.fences.get(volume);
+        if known.deleted {
+            return Err(Refusal::Fenced { generation: u64::MAX, session: 0 });
+        }
+        if (generation, session) == (known.generation, known.session) && generation > 0 {
+            return Ok(());
+        }
+        if generation <= known.generation {
+            return Err(Refusal::Fenced { generation: known.generation, session: known.session });
+        }
+        let fence = Fence { generation, session, deleted: false };
+        self.fences.set(volume, fence).map_err(|error| refusal_of(&error))
+    }
+
+    /// Where every chunk of a volume stands.
+    #[must_use]
+    pub fn chunk_states(&self, volume: VolumeId) -> Vec<ChunkState> {
+        let of_volume = (volume, 0)..=(volume, ChunkIndex::MAX);
+        self.chunks
+            .range(of_volume)
+            .map(|((_, index), chunk)| ChunkState {
+                chunk: *index,
+                position: chunk.position,
+                rebuilding: chunk.rebuilding,
+            })
+            .collect()
+    }
+
+    /// Where one chunk stands, if there is anything of it.
+    #[must_use]
+    pub fn chunk_state(&self, volume: VolumeId, index: ChunkIndex) -> Option<ChunkState> {
+        let chunk = self.chunks.get(&(volume, index))?;
+        Some(ChunkState { chunk: index, position: chunk.position, rebuilding: chunk.rebuilding })
+    }
+
+    /// Drop a volume and fence it for ever. Durable when it returns, though its room may come back a little later.
+    ///
+    /// # Errors
+    /// [`Refusal::Io`] or [`Refusal::Full`]; then nothing happened.
+    pub fn delete_volume(&mut self, volume: VolumeId) -> Result<(), Refusal> {
+        debug_assert!(self.batch.is_empty(), "commit first");
+        let known = self.fences.get(volume);
+        if !known.deleted {
+            let fence = Fence { deleted: true, ..known };
+            self.fences.set(volume, fence).map_err(|error| refusal_of(&error))?;
+        }
+        let keys: Vec<_> = self.chunks.range((volume, 0)..=(volume, ChunkIndex::MAX)).map(|(key, _)| *key).collect();
+        for key in keys {
+            self.chunks.remove(&key);
+        }
+        self.owners.drop_volume(volume);
+        self.files.drop_volume(volume);
+        self.doomed.push(volume);
+        self.remove_doomed();
+        Ok(())
+    }
+
+    /// Give back the room of deleted volumes, unless a checkpoint is at work. What fails is done at the next start.
+    pub(crate) fn remove_doomed(&mut self) {
+        if self.checkpointing {
+            return;
+        }
+        for volume in std::mem::take(&mut self.doomed) {
+            if let Err(error) = self.vfs.remove_dir(&LayerKey::folder(volume)) {
+                tracing::warn!(volume = format!("{volume:016x}"), %error, "a deleted volume's files stay until restart");
+            }
+        }
+    }
+
+    /// Ask the file system anew how much room there is: once a second is enough.
+    ///
+    /// # Errors
+    /// What the system says; the old figures stay.
+    pub fn refresh_space(&mut self) -> io::Result<()> {
+        self.space = self.vfs.space()?;
+        Ok(())
+    }
+
+    /// So full that new chunks are refused.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        let used = self.space.total_bytes.saturating_sub(self.space.free_bytes);
+        u128::from(used) * 100 >= u128::from(self.space.total_bytes) * u128::from(self.options.full_percent)
+    }
+
+    /// Room, as of the last [`Store::refresh_space`].
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        let layers = self.chunks.values().flat_map(|chunk| &chunk.layers);
+        let mut volumes: Vec<VolumeId> = self.chunks.keys().map(|(volume, _)| *volume).collect();
+        volumes.dedup();
+        Usage {
+            used_bytes: layers.map(|layer| layer.allocated_bytes).sum::<u64>() + self.journal.bytes(),
+            free_bytes: self.space.free_bytes,
+            total_bytes: self.space.total_bytes,
+            chunks: self.chunks.len() as u64,
+            volumes: volumes.len() as u64,
+            journal_bytes: self.journal.bytes(),
+            damaged_blocks: self.damaged_blocks,
+            full: self.is_full(),
+        }
+    }
+
+    /// The last record appended.
+    #[must_use]
+    pub fn appended_lsn(&self) -> u64 {
+        self.journal.next_lsn - 1
+    }
+
+    /// The last record known to be durable.
+    #[must_use]
+    pub fn synced_lsn(&self) -> u64 {
+        self.journal.synced_lsn
+    }
+
+    /// Bytes of journal.
+    #[must_use]
+    pub fn journal_bytes(&self) -> u64 {
+        self.journal.bytes()
+    }
+
+    /// The journal has no room until a checkpoint is through: hold mutations back.
+    #[must_use]
+    pub fn journal_full(&self) -> bool {
+        self.journal.bytes() >= self.options.journal_bytes_max
+    }
+
+    /// What has to be done to make everything appended so far durable; `None` if it is.
+    #[must_use]
+    pub fn sync_ticket(&self) -> Option<SyncTicket<V>> {
+        self.journal.sync_ticket()
+    }
+
+    /// The ticket ran well.
+    pub fn synced(&mut self, ticket: &SyncTicket<V>) {
+        self.journal.synced(ticket);
+    }
+
+    /// A block here is not what it should be.
+    pub(crate) fn mark_damaged(&mut self, key: LayerKey, block: u16) -> Refusal {
+        if let Some(chunk) = self.chunks.get_mut(&(key.volume, key.chunk)) {
+            if chunk.damaged.insert((key.layer, block)) {
+                self.damaged_blocks += 1;
+                tracing::error!(
+                    volume = format!("{:016x}", key.volume),
+                    chunk = key.chunk,
+                    layer = key.layer,
+                    block,
+                    "a block is damaged on this disk"
+                );
+            }
+        }
+        Refusal::Damaged { chunk: key.chunk, block }
+    }
+}

@@ -1,0 +1,188 @@
+//! A folder of a real file system.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, IoSlice};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use rustix::fs::{fallocate, flock, statvfs, FallocateFlags, FlockOperation};
+
+use super::{Space, Vfs, VfsFile};
+
+/// Most pieces that one vectored write may have (Linux's `IOV_MAX`).
+const PIECES_MAX: usize = 1024;
+
+/// A folder of a real file system.
+#[derive(Clone, Debug)]
+pub struct OsVfs {
+    root: PathBuf,
+    lock: Arc<Mutex<Option<File>>>,
+}
+
+impl OsVfs {
+    /// The folder, made if it is missing.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn new(root: &Path) -> io::Result<Self> {
+        std::fs::create_dir_all(root)?;
+        Ok(Self { root: root.to_owned(), lock: Arc::new(Mutex::new(None)) })
+    }
+
+    fn at(&self, path: &str) -> PathBuf {
+        self.root.join(path)
+    }
+}
+
+/// Being gone already is as good as being removed.
+fn gone_is_fine(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+impl Vfs for OsVfs {
+    type File = OsFile;
+
+    fn lock(&self) -> io::Result<()> {
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(self.at("lock"))?;
+        flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+        *self.lock.lock().expect("nobody panics while holding it") = Some(file);
+        Ok(())
+    }
+
+    fn open(&self, path: &str) -> io::Result<OsFile> {
+        OpenOptions::new().read(true).write(true).open(self.at(path)).map(OsFile)
+    }
+
+    fn create(&self, path: &str) -> io::Result<OsFile> {
+        OpenOptions::new().read(true).write(true).create(true).truncate(true).open(self.at(path)).map(OsFile)
+    }
+
+    fn create_dir(&self, path: &str) -> io::Result<()> {
+        match std::fs::create_dir(self.at(path)) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            other => other,
+        }
+    }
+
+    fn list(&self, path: &str) -> io::Result<Vec<String>> {
+        let entries = match std::fs::read_dir(self.at(path)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other?,
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            if let Ok(name) = entry?.file_name().into_string() {
+                names.push(name);
+            }
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        std::fs::rename(self.at(from), self.at(to))
+    }
+
+    fn remove(&self, path: &str) -> io::Result<()> {
+        gone_is_fine(std::fs::remove_file(self.at(path)))
+    }
+
+    fn remove_dir(&self, path: &str) -> io::Result<()> {
+        gone_is_fine(std::fs::remove_dir_all(self.at(path)))
+    }
+
+    fn sync_dir(&self, path: &str) -> io::Result<()> {
+        File::open(self.at(path))?.sync_all()
+    }
+
+    fn space(&self) -> io::Result<Space> {
+        let stat = statvfs(&self.root)?;
+        Ok(Space { total_bytes: stat.f_blocks * stat.f_frsize, free_bytes: stat.f_bavail * stat.f_frsize })
+    }
+}
+
+/// An open file of a real file system.
+#[derive(Debug)]
+pub struct OsFile(File);
+
+impl VfsFile for OsFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut done = 0;
+        while done < buffer.len() {
+            match self.0.read_at(&mut buffer[done..], offset + done as u64) {
+                Ok(0) => break,
+                Ok(read) => done += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(done)
+    }
+
+    fn write_at(&self, mut slices: &mut [IoSlice<'_>], mut offset: u64) -> io::Result<()> {
+        IoSlice::advance_slices(&mut slices, 0);
+        while !slices.is_empty() {
+            let pieces = slices.len().min(PIECES_MAX);
+            match rustix::io::pwritev(&self.0, &slices[..pieces], offset) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    offset += written as u64;
+                    IoSlice::advance_slices(&mut slices, written);
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        match fallocate(&self.0, FallocateFlags::KEEP_SIZE, 0, len) {
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(()),
+            other => Ok(other?),
+        }
+    }
+
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        match fallocate(&self.0, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, len) {
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => self.write_zeros(offset, len),
+            other => Ok(other?),
+        }
+    }
+
+    fn allocated_bytes(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.blocks() * 512)
+    }
+}
+
+impl OsFile {
+    /// Only within the file: beyond its end everything reads as zeros anyway.
+    fn write_zeros(&self, offset: u64, len: u64) -> io::Result<()> {
+        static ZEROS: [u8; 65536] = [0; 65536];
+        let end = (offset + len).min(self.len()?);
+        let mut at = offset;
+        while at < end {
+            let step = (end - at).min(ZEROS.len() as u64);
+            #[allow(clippy::cast_possible_truncation, reason = "at most the buffer's length")]
+            self.0.write_all_at(&ZEROS[..step as usize], at)?;
+            at += step;
+        }
+        Ok(())
+    }
+}
