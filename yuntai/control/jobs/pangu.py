@@ -35,7 +35,9 @@ class PanguVolumes:
     async def resize_volume(self, volume: str, size_bytes: int) -> None:
         """See the protocol."""
         with _told(f"resizing the volume {volume}"):
-            await self._client.resize(volume, size_bytes)
+            # A resize that was given up may have happened all the same, and a volume does not shrink.
+            present = await self._client.volume(volume)
+            await self._client.resize(volume, max(size_bytes, present.size_bytes))
 
     async def take_snapshot(self, volume: str, token: str) -> int:
         """See the protocol."""

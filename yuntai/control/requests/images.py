@@ -196,3 +196,41 @@ async def describe_images(
         and snapshot_id in ("", image.value.source_snapshot)
     ]
     return paginate(found, paging)
+
+
+async def register_image(
+    store: Store,
+    caller: Caller,
+    *,
+    volume: str,
+    node: int,
+    name: str,
+    size_gib: int,
+    os_name: str = "",
+    checksum: str = "",
+) -> str:
+    """Make a public image of a frozen node whose bytes an operator has imported; the same volume gives the same image."""
+    validate.name("ImageName", name, code="InvalidImageName.Malformed")
+
+    async def body(unit: Unit) -> str:
+        for image in await unit.list(Image):
+            if image.volume == volume and image.account == "":
+                return image.id
+        image_id = new_id("m")
+        unit.add(
+            Image(
+                id=image_id,
+                name=name or image_id,
+                os_name=os_name,
+                volume=volume,
+                node=node,
+                size_gib=size_gib,
+                status="Available",
+                progress=100,
+                checksum=checksum,
+                created=now_utc(),
+            )
+        )
+        return image_id
+
+    return await transact(store, caller, body, str)
