@@ -263,3 +263,29 @@ def test_a_start_that_cannot_work_says_why_and_leaves_nothing(host: Site) -> Non
     finally:
         blocked.unlink()
     until(lambda: host.leftovers() == [], f"nothing is left, but {host.leftovers()}", 5)
+
+
+def test_a_machine_with_the_unified_hierarchy_serves_too(tmp_path: Path) -> None:
+    """In a mount namespace where only cgroup v2 is mounted, as on a present-day distribution."""
+    images = require_lab()
+    script = """
+        umount -l -R /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup
+        lab="$0 -m yuntai.lab.host --home $1"
+        $lab start --cluster "$2" --engines-only --images "$3"
+        $lab exec -- cat /proc/1/cgroup
+        $lab stop
+        ls -d /sys/fs/cgroup/yt-"$2"* 2>/dev/null || echo clean
+    """
+    command = ["unshare", "--mount", "--propagation", "private", "sh", "-eu", "-c", script, sys.executable]
+    done = subprocess.run(
+        [*command, str(tmp_path), f"u{os.getpid()}", str(images)],
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+        cwd=REPOSITORY,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "all 8 processes answer" in done.stdout
+    assert "0::/init" in done.stdout.splitlines()
+    assert done.stdout.splitlines()[-1] == "clean"
