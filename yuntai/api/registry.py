@@ -43,11 +43,14 @@ class Volumes(Protocol):
     async def resize(self, volume_id: str, size_bytes: int) -> Volume:
         """Make a volume larger."""
 
-    async def attach(self, volume_id: str, host: str, *, read_only: bool = False) -> Attached:
+    async def attach(self, volume_id: str, host: str, *, read_only: bool = False, node: int = -1) -> Attached:
         """Have a host serve a volume."""
 
     async def detach(self, volume_id: str, host: str) -> Volume:
         """Have a host let go of a volume."""
+
+    async def snapshot(self, volume_id: str, name: str = "") -> int:
+        """Freeze a volume as it is now and return the node; the same name gives the same node."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -156,7 +156,7 @@ class FakeVolumes:
     async def resize(self, volume_id: str, size_bytes: int) -> Volume:
         return await self._change(volume_id, size_bytes=size_bytes)
 
-    async def attach(self, volume_id: str, host: str, *, read_only: bool = False) -> Attached:
+    async def attach(self, volume_id: str, host: str, *, read_only: bool = False, node: int = -1) -> Attached:
         volume = await self._change(volume_id, host=host, state="attached", generation=1, read_only=read_only)
         socket = f"/run/yuntai/nbd/{volume_id}.sock"
         return Attached(
@@ -165,6 +165,10 @@ class FakeVolumes:
 
     async def detach(self, volume_id: str, host: str) -> Volume:
         return await self._change(volume_id, host="", state="available")
+
+    async def snapshot(self, volume_id: str, name: str = "") -> int:
+        volume = await self._change(volume_id, parents=(0, 0, 1), head=2, snapshots={"1": "done"})
+        return volume.head - 1
 
 
 class FakeConsole:

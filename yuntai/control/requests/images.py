@@ -209,7 +209,7 @@ async def register_image(
     os_name: str = "",
     checksum: str = "",
 ) -> str:
-    """Make a public image of a frozen node whose bytes an operator has imported; the same volume gives the same image."""
+    """Make a public image of a node whose bytes an operator has imported; the same volume gives the same image."""
     validate.name("ImageName", name, code="InvalidImageName.Malformed")
 
     async def body(unit: Unit) -> str:

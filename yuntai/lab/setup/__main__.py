@@ -121,7 +121,7 @@ def up(options: argparse.Namespace) -> int:
     with _only_one(home):
         chosen = steps(home, codename)
         Runner(home).run([*chosen, _cloud(home, options.api_port, tuple(step.name for step in chosen))])
-        code = 0 if options.no_vm else _python("yuntai.lab.firstvm", timeout_s=FIRST_VM_S)
+        code = 0 if options.no_vm else _python("yuntai.cli.firstvm", timeout_s=FIRST_VM_S)
     print(f"make up took {time.monotonic() - began_s:.0f} s")
     return code
 

@@ -1,0 +1,63 @@
+"""Entry of the command line: the tree of commands, and errors as sentences with exit codes.
+
+Exit codes: 0 done, 1 refused or unhealthy, 2 wrong usage, 3 the API does not answer.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from yuntai import __version__
+from yuntai.cli import cloud, images, instances, networks, storage
+from yuntai.cli.client import CliError
+from yuntai.cli.output import fail
+
+app = typer.Typer(no_args_is_help=True, help="Yuntai: an elastic compute cloud.", pretty_exceptions_enable=False)
+app.add_typer(instances.app, name="instance")
+app.add_typer(storage.disk, name="disk")
+app.add_typer(storage.snapshot, name="snapshot")
+app.add_typer(images.app, name="image")
+app.add_typer(networks.vpc, name="vpc")
+app.add_typer(networks.vswitch, name="vswitch")
+app.add_typer(networks.security_group, name="security-group")
+app.add_typer(networks.keypair, name="keypair")
+app.add_typer(storage.volume, name="volume")
+app.add_typer(storage.chunkserver, name="chunkserver")
+app.add_typer(cloud.host, name="host")
+app.add_typer(cloud.job, name="job")
+app.command()(cloud.status)
+app.command()(cloud.health)
+app.command(hidden=True)(cloud.pipe)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"yuntai {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")
+    ] = False,
+) -> None:
+    """Do what the subcommand says."""
+    del version
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        app(standalone_mode=True)
+    except CliError as error:
+        sys.exit(fail(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
