@@ -56,9 +56,7 @@ class Params:
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self.members, end = _parse(text, 0)
-        if text[end:].strip():
-            raise ValueError(f"parameters end early at {text[end : end + 40]!r}")
+        self.members, _ = _parse(text, 0, nested=False)
         self.roots = {param.name for param in self.members}
         self.clearable = {param.name for param in self.members if param.kind == "t"}
 
@@ -180,7 +178,7 @@ def _shown(text: str) -> str:
     return repr(text if len(text) <= 40 else text[:40] + "…")
 
 
-def _parse(text: str, start: int) -> tuple[tuple[Param, ...], int]:
+def _parse(text: str, start: int, *, nested: bool) -> tuple[tuple[Param, ...], int]:
     members: list[Param] = []
     at = start
     while at < len(text) and text[at:].strip():
@@ -189,14 +187,16 @@ def _parse(text: str, start: int) -> tuple[tuple[Param, ...], int]:
             raise ValueError(f"parameters are malformed at {text[at : at + 40]!r}")
         at = match.end()
         if match["close"]:
+            if not nested:
+                raise ValueError(f"parameters have a closing brace too many before {text[at : at + 40]!r}")
             return tuple(members), at
         children: tuple[Param, ...] | None = None
         if match["open"]:
-            children, at = _parse(text, at)
+            children, at = _parse(text, at, nested=True)
         kind = (match["kind"] or ":s")[1:]
         members.append(
             Param(match["name"], kind, listed=bool(match["list"]), needed=bool(match["need"]), children=children)
         )
-    if start:
+    if nested:
         raise ValueError(f"parameters have no closing brace after {text[start : start + 40]!r}")
     return tuple(members), at

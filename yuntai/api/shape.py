@@ -42,9 +42,7 @@ class Shape:
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self.fields, end = _parse(text, 0)
-        if text[end:].strip():
-            raise ValueError(f"shape ends early at {text[end : end + 40]!r}")
+        self.fields, _ = _parse(text, 0, nested=False)
 
     def fill(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return the complete structure, in order, with typed empties for what ``values`` does not give."""
@@ -70,7 +68,7 @@ class Shape:
         return out
 
 
-def _parse(text: str, start: int) -> tuple[tuple[Field, ...], int]:
+def _parse(text: str, start: int, *, nested: bool) -> tuple[tuple[Field, ...], int]:
     """Parse fields from ``start`` to the closing brace or the end; return them sorted, and where they end."""
     fields: list[Field] = []
     at = start
@@ -80,18 +78,20 @@ def _parse(text: str, start: int) -> tuple[tuple[Field, ...], int]:
             raise ValueError(f"shape is malformed at {text[at : at + 40]!r}")
         at = match.end()
         if match["close"]:
+            if not nested:
+                raise ValueError(f"shape has a closing brace too many before {text[at : at + 40]!r}")
             return _ordered(fields), at
         raw = match["name"]
         child: Shape | None = None
         if match["open"]:
             child = Shape.__new__(Shape)
             begin = at
-            child.fields, at = _parse(text, at)
+            child.fields, at = _parse(text, at, nested=True)
             child.text = text[begin : at - 1]
         listed = raw.endswith("[]")
         name, _, kind = raw.removesuffix("[]").removeprefix("?").partition(":")
         fields.append(Field(name, kind=kind or "s", listed=listed, optional=raw.startswith("?"), child=child))
-    if start:
+    if nested:
         raise ValueError(f"shape has no closing brace after {text[start : start + 40]!r}")
     return _ordered(fields), at
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests.functional.sdk.clients import NewSdk
@@ -13,12 +11,6 @@ from tests.functional.sdk.oldsdk import OldLife
 from tests.unit.api.fake_cloud import FakeCloud
 from yuntai.api import catalogue
 from yuntai.api.registry import ECS, STS, VPC
-
-
-@pytest.fixture(scope="module")
-def cloud() -> Iterator[FakeCloud]:
-    with FakeCloud() as running:
-        yield running
 
 
 @pytest.mark.parametrize("algorithm", ["", "v2"], ids=["acs3", "rpc"])

@@ -1,0 +1,271 @@
+"""The parts of the front alone: parameters, shapes, markup, signatures, throttle, nonces."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+from alibabacloud_tea_openapi.utils import Utils
+from darabonba.request import DaraRequest
+from hypothesis import given
+from hypothesis import strategies as st
+from libcloud.common.aliyun import AliyunRequestSignerAlgorithmV1_0
+
+from yuntai.api import catalogue, markup, signature, wire
+from yuntai.api.errors import ThrottledError
+from yuntai.api.params import LIST_MAX, Params
+from yuntai.api.replay import WINDOW_S, NonceMemory, Replay, parse_time
+from yuntai.api.shape import Shape
+from yuntai.api.throttle import Throttle
+from yuntai.control.errors import ApiError
+from yuntai.state import MemoryStore
+
+TEXT = st.text(st.characters(blacklist_categories=["Cs"]), max_size=20)
+
+
+class Clock:
+    """A clock that a test turns."""
+
+    def __init__(self, now_s: float = 1_800_000_000.0) -> None:
+        self.now_s = now_s
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+# ---- parameters --------------------------------------------------------------------------------------------------
+FORM = Params("Name! Note:t Count:i Ratio:f Force:b Ids:j Group[] Tag[]{Key! Value} Disk{Size:i Kind}")
+
+
+def read(**wire_parameters: str) -> dict[str, Any]:
+    return FORM.read({"Name": "n", **{key.replace("__", "."): value for key, value in wire_parameters.items()}})
+
+
+def test_scalars() -> None:
+    assert read(Count="-3", Ratio="1.5", Force="True") == {"Name": "n", "Count": -3, "Ratio": 1.5, "Force": True}
+    assert read(Force="FALSE") == {"Name": "n", "Force": False}
+
+
+def test_the_empty_text_counts_as_not_given_unless_it_clears() -> None:
+    assert read(Count="", Ids="", Note="") == {"Name": "n", "Note": ""}
+    with pytest.raises(ApiError, match="MissingParameter"):
+        FORM.read({"Name": ""})
+
+
+def test_lists_in_every_form_that_clients_send() -> None:
+    assert read(Group__2="b", Group__1="a", Group__10="c")["Group"] == ["a", "b", "c"]
+    assert read(Group='["a","b"]')["Group"] == ["a", "b"]
+    assert read(Group="a")["Group"] == ["a"]
+    assert read(Ids='["x", "y"]')["Ids"] == ["x", "y"]
+    assert read(Ids="x,y")["Ids"] == ["x", "y"]
+    assert read(Ids__1="x", Ids__2="y")["Ids"] == ["x", "y"]
+
+
+def test_structures() -> None:
+    assert read(Tag__1__Key="a", Tag__1__Value="b", Tag__2__Key="c")["Tag"] == [
+        {"Key": "a", "Value": "b"},
+        {"Key": "c"},
+    ]
+    assert read(Disk__Size="20", Disk__Other="?")["Disk"] == {"Size": 20}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "named"),
+    [
+        ({"Tag__1__Value": "b"}, "Tag.1.Key"),
+        ({"Tag__1": "b"}, "Tag.1"),
+        ({"Tag": "b"}, "Tag"),
+        ({"Disk": "b"}, "Disk"),
+        ({"Group__0": "x", "Group__x": "y"}, "Group"),
+        ({"Group__1__Key": "x"}, "Group.1"),
+        ({"Name__1": "x"}, "Name.1"),
+        ({"Count": "1e3"}, "Count"),
+        ({"Count": "9" * 30}, "Count"),
+        ({"Ratio": "x"}, "Ratio"),
+        ({"Ids": "[1]"}, "Ids"),
+        ({"Ids": "[" * 10}, "Ids"),
+        ({"Tag__1__Key__A__B__C__D": "x"}, "Tag.1.Key.A.B.C.D"),
+        ({f"Group__{n}": "x" for n in range(1, LIST_MAX + 2)}, "Group"),
+        ({"Note": "x" * 70_000}, "Note"),
+    ],
+)
+def test_what_is_malformed_is_named(parameters: dict[str, str], named: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        read(**parameters)
+    assert caught.value.http_status == 400
+    assert f'"{named}"' in caught.value.message
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(
+            [
+                "Name",
+                "Tag.1.Key",
+                "Tag.1",
+                "Ids",
+                "Group.1",
+                "Group",
+                "Disk.Size",
+                "Count",
+                "Tag.1.Key.x",
+                ".",
+                "Tag.",
+                "Disk.",
+                "Name.",
+            ]
+        ),
+        TEXT,
+    )
+)
+def test_any_parameters_are_read_or_refused(parameters: dict[str, str]) -> None:
+    try:
+        outcome = bool(FORM.read(parameters)["Name"])
+    except ApiError as error:
+        outcome = error.http_status == 400
+    assert outcome
+
+
+# ---- shapes and markup -------------------------------------------------------------------------------------------
+def test_a_shape_gives_every_key_in_order_with_typed_empties() -> None:
+    shape = Shape("Zeta Count:i Tags{Tag[]{Key Value}} Ratio:f Good:b ?Maybe Sub{Inner}")
+    assert shape.fill({"Tags": {"Tag": [{"Key": "a"}]}}) == {
+        "Count": 0,
+        "Good": False,
+        "Ratio": 0.0,
+        "Sub": {"Inner": ""},
+        "Tags": {"Tag": [{"Key": "a", "Value": ""}]},
+        "Zeta": "",
+    }
+    assert list(shape.fill({})) == sorted(shape.fill({}))
+
+
+def test_a_shape_refuses_what_it_does_not_name() -> None:
+    with pytest.raises(ValueError, match="Sub"):
+        Shape("Name").fill({"Name": "a", "Sub": 1})
+
+
+@pytest.mark.parametrize("text", ["A{B", "A}", "A A", "A[", "A:x"])
+def test_a_malformed_shape_is_found_at_import(text: str) -> None:
+    with pytest.raises(ValueError, match="shape"):
+        Shape(text)
+
+
+def test_xml_escapes_and_never_breaks() -> None:
+    raw = markup.to_xml("R", {"A": "<&>\x00\x1b", "L": [], "T": True, "W": {"I": ["1", "2"]}})
+    assert raw.endswith(
+        "<R><A>&lt;&amp;&gt;\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}</A><T>true</T>"
+        "<W><I>1</I><I>2</I></W></R>".encode()
+    )
+
+
+def test_every_action_has_a_docstring_and_its_table() -> None:
+    for version, table in catalogue.load().items():
+        for name, action in table.items():
+            assert action.handler.__doc__, f"{version} {name}"
+            assert action.writes != name.startswith(("Describe", "List", "Get"))
+
+
+# ---- signatures: the vectors come from the official SDKs themselves ------------------------------------------------
+@given(
+    st.dictionaries(TEXT.filter(lambda key: key not in ("Signature", "")), TEXT, max_size=6),
+    st.sampled_from(["GET", "POST"]),
+)
+def test_rpc_signatures_are_those_of_the_sdk(params: dict[str, str], method: str) -> None:
+    text = signature.rpc_string_to_sign(method, {**params, "Signature": "ignored"})
+    claim = signature.Claim("k", "n", "t", Utils.get_rpcsignature(params, method, "secret"), text, "", acs3=False)
+    assert claim.proved_by("secret")
+    assert not claim.proved_by("secreT")
+
+
+def test_rpc_signatures_are_those_of_libcloud() -> None:
+    signer = AliyunRequestSignerAlgorithmV1_0("key", "secret", "2014-05-26")
+    params = signer.get_request_params({"Action": "DescribeInstances", "Note": "a b*~+/=中"}, "GET", "/")
+    text = signature.rpc_string_to_sign("GET", params)
+    assert signature.Claim("k", "n", "t", params["Signature"], text, "", acs3=False).proved_by("secret")
+
+
+@given(
+    st.dictionaries(st.sampled_from(["A", "Tag.1.Key", "b"]), TEXT, max_size=3),
+    st.sampled_from([b"", b"a=1&b=%20"]),
+)
+def test_acs3_signatures_are_those_of_the_sdk(query: dict[str, str], body: bytes) -> None:
+    request = DaraRequest()
+    request.method, request.pathname, request.query = "POST", "/", query
+    request.headers = {
+        "host": "127.0.0.1:8080",
+        "x-acs-action": "DescribeInstances",
+        "x-acs-version": "2014-05-26",
+        "x-acs-date": "2026-11-23T00:00:00Z",
+        "x-acs-signature-nonce": "n",
+        "accept": "application/json",
+    }
+    digest = hashlib.sha256(body).hexdigest()
+    authorization = Utils.get_authorization(request, "ACS3-HMAC-SHA256", digest, "key", "secret")
+    headers = {**request.headers, "Authorization": authorization}
+    received = wire.WireRequest("POST", "/", urlencode(query), headers, body, dict(query))
+    claim = signature.claim_of(received)
+    assert (claim.access_key_id, claim.nonce) == ("key", "n")
+    assert claim.proved_by("secret")
+    assert not claim.proved_by("other")
+
+
+# ---- throttle and nonces -------------------------------------------------------------------------------------------
+def test_a_bucket_fills_again() -> None:
+    clock = Clock()
+    throttle = Throttle(rate_per_s=10, burst=2, clock=clock)
+    throttle.take("a")
+    throttle.take("a")
+    throttle.take("b")
+    with pytest.raises(ThrottledError) as caught:
+        throttle.take("a")
+    assert caught.value.retry_after_ms == 100
+    clock.now_s += 0.1001
+    throttle.take("a")
+
+
+def test_the_memory_of_nonces_is_bounded_and_forgets_what_is_too_old() -> None:
+    clock = Clock()
+    memory = NonceMemory(limit=2, clock=clock)
+    memory.remember(b"1")
+    memory.remember(b"2")
+    with pytest.raises(ApiError, match="SignatureNonceUsed"):
+        memory.remember(b"1")
+    with pytest.raises(ThrottledError):
+        memory.remember(b"3")
+    clock.now_s += 2 * WINDOW_S + 1
+    memory.remember(b"3")
+    memory.remember(b"1")
+
+
+def claim(nonce: str, timestamp: str = "2026-11-23T00:00:00Z") -> signature.Claim:
+    return signature.Claim("key", nonce, timestamp, "", "", "", acs3=True)
+
+
+async def test_a_write_is_refused_by_another_process_too() -> None:
+    store, clock = MemoryStore(), Clock(parse_time("2026-11-23T00:00:00Z"))
+    one, other = Replay(store, clock=clock), Replay(store, clock=clock)
+    await one.check(claim("a"), writes=True)
+    with pytest.raises(ApiError, match="SignatureNonceUsed"):
+        await other.check(claim("a"), writes=True)
+    await one.check(claim("b"), writes=False)
+    await other.check(claim("b"), writes=False)
+    await one.close()
+    await other.close()
+
+
+async def test_leases_of_nonces_take_turns() -> None:
+    store, clock = MemoryStore(), Clock(parse_time("2026-11-23T00:00:00Z"))
+    replay = Replay(store, clock=clock)
+    for turn in range(6):
+        clock.now_s = parse_time(f"2026-11-23T0{turn}:00:00Z")
+        await replay.check(claim(f"n{turn}", f"2026-11-23T0{turn}:00:00Z"), writes=True)
+        assert len(store.memory.leases) <= 2
+    await replay.close()
+
+
+async def test_a_nonce_of_an_absurd_length_is_refused() -> None:
+    with pytest.raises(ApiError, match="SignatureNonce"):
+        await Replay(MemoryStore()).check(claim("x" * 300), writes=False)
