@@ -34,7 +34,8 @@ impl Outbox {
         self.push_bytes(&frame.data);
     }
 
-    fn push_bytes(&mut self, bytes: &Bytes) {
+    /// Append bytes of another protocol (the gateway's NBD side uses the same queue).
+    pub fn push_bytes(&mut self, bytes: &Bytes) {
         self.bytes += bytes.len();
         if bytes.len() <= COPY_BYTES_MAX {
             self.tail.extend_from_slice(bytes);

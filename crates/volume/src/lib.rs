@@ -16,12 +16,14 @@
 
 pub mod api;
 mod chunk;
+pub mod gateway;
 mod guest;
 mod hydrate;
 pub mod level;
 mod links;
 mod members;
 mod mutate;
+pub mod nbd;
 mod operate;
 mod read;
 mod rebuild;

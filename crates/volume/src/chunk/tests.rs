@@ -25,7 +25,7 @@ fn only_whole_in_sync_replicas_count_and_all_of_them_must() {
 
 #[test]
 fn who_waits_for_whom() {
-    let active = |class, sequenced| Active { piece: 1, start: 4, end: 8, class, waiting: !sequenced, sequenced };
+    let active = |class, sequenced: bool| Active { piece: 1, start: 4, end: 8, class, waiting: !sequenced, sequenced };
     let table = [
         ("replace after sent replace", Class::Replace, active(Class::Replace, true), false),
         ("replace after unsent replace", Class::Replace, active(Class::Replace, false), true),

@@ -1,0 +1,275 @@
+//! The control listener: the master (and an operator's tool) asks, the gateway answers.
+
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use serde_json::{json, Value};
+use tokio::io::AsyncReadExt;
+use tokio::net::{tcp, TcpListener, TcpStream};
+use tokio::task::spawn_local;
+use yuntai_proto::control::{GatewayRequest, OpenVolume, Opened};
+use yuntai_proto::handshake::{ServerHandshake, HANDSHAKE_BODY_BYTES_MAX, HANDSHAKE_TIMEOUT_MS};
+use yuntai_proto::{Frame, Header, Kind, VolumeId, BLOCK_BYTES, CHUNK_BYTES};
+
+use super::conn::Conn;
+use super::export::{check_name, socket_path};
+use super::served::Served;
+use super::{random, Gateway};
+use crate::api::{ControlAnswer, ControlRequest};
+
+/// Connections at the same time; one more is closed at once.
+const CONNECTIONS_MAX: usize = 64;
+/// Requests of one connection that are not answered yet.
+const REQUESTS_MAX: usize = 256;
+/// Volumes of one gateway.
+const VOLUMES_MAX: usize = 4096;
+
+/// For ever.
+pub async fn listen(gateway: Rc<Gateway>, listener: TcpListener) {
+    let open = Rc::new(());
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) if Rc::strong_count(&open) <= CONNECTIONS_MAX => {
+                let (gateway, held) = (Rc::clone(&gateway), Rc::clone(&open));
+                spawn_local(async move {
+                    let result = serve(gateway, stream).await;
+                    if let Err(error) = result {
+                        tracing::info!(%peer, error, "control connection ended");
+                    }
+                    drop(held);
+                });
+            }
+            Ok((_, peer)) => tracing::warn!(%peer, "too many control connections: one was turned away"),
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a control connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn serve(gateway: Rc<Gateway>, stream: TcpStream) -> Result<(), String> {
+    stream.set_nodelay(true).map_err(|error| error.to_string())?;
+    let (mut reader, writer) = stream.into_split();
+    let conn = Conn::tcp(writer);
+    let result = tokio::select! {
+        result = talk(&gateway, &conn, &mut reader) => result,
+        () = conn.drain() => Err("it cannot be written to".to_owned()),
+    };
+    gateway.hub.disconnected(&conn);
+    result
+}
+
+async fn talk(gateway: &Rc<Gateway>, conn: &Rc<Conn>, reader: &mut tcp::OwnedReadHalf) -> Result<(), String> {
+    let mut buffer = BytesMut::with_capacity(16 << 10);
+    let (handshake, challenge) =
+        ServerHandshake::new(&gateway.secret, &gateway.name(), env!("CARGO_PKG_VERSION"), random());
+    conn.push(&challenge);
+    gateway.flusher.mark(conn);
+    let limit = Duration::from_millis(HANDSHAKE_TIMEOUT_MS);
+    let first = tokio::time::timeout(limit, next(reader, &mut buffer, HANDSHAKE_BODY_BYTES_MAX));
+    let Some(frame) = first.await.map_err(|_| "no handshake in time".to_owned())?? else { return Ok(()) };
+    let (name, ok) = handshake.finish(&frame).map_err(|error| error.to_string())?;
+    conn.push(&ok);
+    gateway.flusher.mark(conn);
+    tracing::info!(client = name, "control connection");
+    let master = name.starts_with("master:");
+    if master {
+        gateway.hub.connected(&gateway.flusher, conn);
+    }
+    let pending = Rc::new(());
+    while let Some(frame) = next(reader, &mut buffer, yuntai_proto::frame::BODY_BYTES_MAX).await? {
+        match frame.header.kind {
+            Kind::EventReply if master => gateway.hub.answered(&frame),
+            Kind::Control if Rc::strong_count(&pending) <= REQUESTS_MAX => {
+                let (gateway, conn, held) = (Rc::clone(gateway), Rc::clone(conn), Rc::clone(&pending));
+                spawn_local(async move {
+                    let body = match answer(&gateway, &frame).await {
+                        Ok(value) => json!({ "ok": value }),
+                        Err(error) => json!({ "error": error }),
+                    };
+                    reply(&gateway, &conn, &frame.header, &body);
+                    drop(held);
+                });
+            }
+            Kind::Control => {
+                let error = format!("{REQUESTS_MAX} requests are unanswered: wait for some of them");
+                reply(gateway, conn, &frame.header, &json!({ "error": error }));
+            }
+            kind => return Err(format!("{name} sent a frame of kind {kind:?} on a control connection")),
+        }
+    }
+    Ok(())
+}
+
+fn reply(gateway: &Gateway, conn: &Rc<Conn>, request: &Header, body: &Value) {
+    let mut header = Header::new(Kind::ControlReply, request.request_id);
+    header.volume = request.volume;
+    conn.push(&Frame::new(header, Bytes::from(body.to_string()), Bytes::new()));
+    gateway.flusher.mark(conn);
+}
+
+async fn next(
+    reader: &mut tcp::OwnedReadHalf,
+    buffer: &mut BytesMut,
+    body_max: usize,
+) -> Result<Option<Frame>, String> {
+    loop {
+        if let Some(frame) = Frame::parse_within(buffer, body_max, 0).map_err(|error| error.to_string())? {
+            return Ok(Some(frame));
+        }
+        if reader.read_buf(buffer).await.map_err(|error| error.to_string())? == 0 {
+            return Ok(None);
+        }
+    }
+}
+
+async fn answer(gateway: &Rc<Gateway>, frame: &Frame) -> Result<Value, String> {
+    let request: GatewayRequest =
+        serde_json::from_slice(&frame.body).map_err(|error| format!("malformed request: {error}"))?;
+    match request {
+        GatewayRequest::Status {} => Ok(status(gateway)),
+        GatewayRequest::Open(spec) => {
+            let opened = open(gateway, *spec).await?;
+            Ok(json!(opened))
+        }
+        GatewayRequest::Close { volume, generation } => close(gateway, volume, generation).await,
+        GatewayRequest::Snapshot { volume, generation, parents, head } => {
+            let served = open_volume(gateway, volume, generation)?;
+            let begun = std::time::Instant::now();
+            let wait = served.control(ControlRequest::Snapshot { parents, head });
+            // The switch happens within the first poll; guests are held up for no longer than that.
+            let (answered, pause) = timed(wait, begun).await;
+            match answered? {
+                ControlAnswer::Snapshot { head } => {
+                    let took_us = begun.elapsed().as_micros() as u64;
+                    Ok(json!({ "head": head, "pause_us": pause.as_micros() as u64, "took_us": took_us }))
+                }
+                other => Err(format!("unexpected answer {other:?}")),
+            }
+        }
+        GatewayRequest::Resize { volume, generation, size_bytes, placement, servers } => {
+            let served = open_volume(gateway, volume, generation)?;
+            let mut spec = served.spec();
+            (spec.size_bytes, spec.placement) = (size_bytes, placement);
+            spec.servers.extend(servers);
+            check(gateway, &spec)?;
+            served.control(ControlRequest::Reopen(Box::new(spec))).await?;
+            Ok(json!({ "size_bytes": size_bytes }))
+        }
+    }
+}
+
+/// The result, and how long the first poll took: that is when the volume was touched.
+async fn timed<T>(
+    future: impl std::future::Future<Output = T>,
+    begun: std::time::Instant,
+) -> (T, Duration) {
+    let mut future = std::pin::pin!(future);
+    let mut first = None;
+    let result = std::future::poll_fn(|context| {
+        let polled = future.as_mut().poll(context);
+        first.get_or_insert_with(|| begun.elapsed());
+        polled
+    })
+    .await;
+    (result, first.unwrap_or_default())
+}
+
+fn status(gateway: &Gateway) -> Value {
+    let volumes: Vec<Value> = gateway.all().iter().map(|served| json!(served.stats())).collect();
+    json!({
+        "volumes": volumes,
+        "pid": std::process::id(),
+        "version": env!("CARGO_PKG_VERSION"),
+        "host": gateway.config.host,
+        "unanswered_events": gateway.hub.unanswered(),
+    })
+}
+
+fn open_volume(gateway: &Gateway, volume: VolumeId, generation: u64) -> Result<Rc<Served>, String> {
+    let served = gateway.volume(volume).ok_or_else(|| format!("volume vol-{volume:016x} is not open here"))?;
+    if served.generation != generation {
+        let here = served.generation;
+        return Err(format!("generation {generation} of {}: generation {here} is open here", served.name()));
+    }
+    Ok(served)
+}
+
+async fn open(gateway: &Rc<Gateway>, spec: OpenVolume) -> Result<Opened, String> {
+    check(gateway, &spec)?;
+    let generation = spec.generation;
+    let served = match gateway.volume(spec.volume) {
+        Some(here) if here.generation > generation => {
+            return Err(format!("generation {generation}: {} is open here under {}", here.name(), here.generation));
+        }
+        Some(here) if here.generation == generation => {
+            here.control(ControlRequest::Reopen(Box::new(spec))).await?;
+            here
+        }
+        older => {
+            if let Some(older) = older {
+                older.over(gateway, "a newer generation was opened here");
+            }
+            if gateway.volumes.borrow().len() >= VOLUMES_MAX {
+                return Err(format!("{VOLUMES_MAX} volumes are open here: close some first"));
+            }
+            let served = Served::new(gateway, spec);
+            gateway.volumes.borrow_mut().insert(served.id, Rc::clone(&served));
+            served.apply(crate::Event::Tick);
+            served
+        }
+    };
+    if let Err(error) = served.wait_open().await {
+        served.over(gateway, &error);
+        return Err(error);
+    }
+    let socket = match served.export.as_str() {
+        "" => String::new(),
+        export => socket_path(gateway, export).display().to_string(),
+    };
+    Ok(Opened { socket, generation })
+}
+
+async fn close(gateway: &Rc<Gateway>, volume: VolumeId, generation: u64) -> Result<Value, String> {
+    if gateway.volume(volume).is_none() {
+        return Ok(json!({ "flushed": true }));
+    }
+    let served = open_volume(gateway, volume, generation)?;
+    served.stop_guests();
+    match served.close().await? {
+        ControlAnswer::Closed { flushed } => Ok(json!({ "flushed": flushed })),
+        other => Err(format!("unexpected answer {other:?}")),
+    }
+}
+
+/// A specification that could not be served is refused with the field that is wrong.
+fn check(gateway: &Gateway, spec: &OpenVolume) -> Result<(), String> {
+    let size = spec.size_bytes;
+    if size == 0 || size % BLOCK_BYTES as u64 != 0 {
+        return Err(format!("size_bytes {size} must be a multiple of {BLOCK_BYTES} above 0"));
+    }
+    let chunks = size.div_ceil(CHUNK_BYTES);
+    if spec.placement.len() as u64 != chunks {
+        return Err(format!("placement has {} chunks, size_bytes {size} needs {chunks}", spec.placement.len()));
+    }
+    for (chunk, servers) in spec.placement.iter().enumerate() {
+        let distinct: BTreeSet<_> = servers.iter().collect();
+        if servers.is_empty() || servers.len() > 8 || distinct.len() != servers.len() {
+            return Err(format!("placement of chunk {chunk} is {servers:?}: 1 to 8 distinct servers are needed"));
+        }
+        if let Some(server) = servers.iter().find(|server| !spec.servers.contains_key(server)) {
+            return Err(format!("servers lacks the address of server {server}, which chunk {chunk} is placed on"));
+        }
+    }
+    let tree = spec.parents.iter().enumerate().all(|(layer, parent)| layer == 0 || (*parent as usize) < layer);
+    if spec.parents.is_empty() || !tree || spec.head as usize >= spec.parents.len() {
+        return Err(format!("parents {:?} with head {}: each layer's parent must come before it", spec.parents, spec.head));
+    }
+    if spec.export.is_empty() {
+        return Ok(());
+    }
+    check_name(gateway, &spec.export)
+}

@@ -1,0 +1,263 @@
+//! NBD on a unix socket: a listener per volume, a task per client.
+
+use std::cell::{Cell, RefCell};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::AsyncReadExt;
+use tokio::net::{unix, UnixListener, UnixStream};
+use tokio::sync::Notify;
+use tokio::task::{spawn_local, AbortHandle};
+
+use super::conn::Conn;
+use super::served::{Served, RECEIVE_BYTES, RECEIVE_BYTES_MIN};
+use super::Gateway;
+use crate::api::{GuestData, GuestError};
+use crate::nbd::codec::{command, Request};
+use crate::nbd::negotiate::{Agreed, Export, Negotiation, Step};
+use crate::nbd::transmit::{refuse, reply, take, Want};
+
+/// Clients of one volume.
+const CLIENTS_MAX: usize = 16;
+/// Requests of one client that are worked on; above it nothing more is read from it.
+const REQUESTS_MAX: usize = 256;
+/// Bytes of requests of one client, and bytes of replies that it has not fetched.
+const CLIENT_BYTES_MAX: u64 = 40 << 20;
+/// Bytes of requests of all clients of a volume.
+const VOLUME_BYTES_MAX: u64 = 128 << 20;
+/// Requests of one client in one turn; then the others come first.
+const TURN: usize = 64;
+/// A client must be through the negotiation by then.
+const NEGOTIATION: Duration = Duration::from_secs(10);
+
+/// A client that has been let in.
+#[derive(Debug)]
+pub struct Client {
+    /// Where its replies go.
+    pub conn: Rc<Conn>,
+    agreed: Agreed,
+    requests: Cell<usize>,
+    bytes: Cell<u64>,
+    room: Notify,
+    cut: Notify,
+}
+
+impl Client {
+    /// Answer one of its requests.
+    pub(crate) fn answer(&self, request: &Request, bytes: u64, result: Result<GuestData, GuestError>) {
+        self.requests.set(self.requests.get() - 1);
+        self.bytes.set(self.bytes.get() - bytes);
+        self.room.notify_one();
+        if !self.conn.is_dead() && !self.conn.with_outbox(|out| reply(out, request, self.agreed, result)) {
+            self.cut.notify_one();
+        }
+    }
+
+    fn full(&self, served: &Served) -> bool {
+        self.requests.get() >= REQUESTS_MAX
+            || self.bytes.get() >= CLIENT_BYTES_MAX
+            || self.conn.queued_bytes() as u64 >= CLIENT_BYTES_MAX
+            || served.guest_bytes.get() >= VOLUME_BYTES_MAX
+    }
+}
+
+/// A listener and its clients; dropping it cuts them all off.
+#[derive(Debug)]
+pub struct Exporting {
+    path: PathBuf,
+    listener: AbortHandle,
+    clients: Rc<RefCell<Vec<AbortHandle>>>,
+}
+
+impl Drop for Exporting {
+    fn drop(&mut self) {
+        self.listener.abort();
+        self.clients.borrow().iter().for_each(AbortHandle::abort);
+        // Gone already is as good.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Path of an export's socket.
+#[must_use]
+pub fn socket_path(gateway: &Gateway, export: &str) -> PathBuf {
+    gateway.config.nbd_dir.join(format!("{export}.sock"))
+}
+
+/// Names become file names.
+///
+/// # Errors
+/// With what is wrong with it.
+pub fn check_name(gateway: &Gateway, export: &str) -> Result<(), String> {
+    let plain = export.chars().all(|one| one.is_ascii_alphanumeric() || "-_.".contains(one));
+    if !plain || export.starts_with('.') {
+        return Err(format!("export {export:?}: use letters, digits, '-', '_' and '.', not '.' in front"));
+    }
+    let len = socket_path(gateway, export).as_os_str().len();
+    if len > 107 {
+        return Err(format!("export {export:?}: its socket's path has {len} bytes, and the system allows 107"));
+    }
+    Ok(())
+}
+
+/// Listen for a volume's clients.
+pub(crate) fn start(gateway: &Rc<Gateway>, served: &Rc<Served>) -> Result<(), String> {
+    let path = socket_path(gateway, &served.export);
+    let named = |error: std::io::Error| format!("{}: {error}", path.display());
+    if let Err(error) = std::fs::remove_file(&path) {
+        if error.kind() != std::io::ErrorKind::NotFound {
+            return Err(named(error));
+        }
+    }
+    // Bound under another name and moved when its mode is right: nobody can connect in between.
+    let hidden = path.with_extension("new");
+    let _ = std::fs::remove_file(&hidden); // left by a crash, or not there
+    let listener = UnixListener::bind(&hidden).map_err(named)?;
+    std::fs::set_permissions(&hidden, std::fs::Permissions::from_mode(0o600)).map_err(named)?;
+    std::fs::rename(&hidden, &path).map_err(named)?;
+    let clients: Rc<RefCell<Vec<AbortHandle>>> = Rc::default();
+    let task = accept(Rc::clone(gateway), Rc::clone(served), listener, Rc::clone(&clients));
+    let listener = spawn_local(task).abort_handle();
+    *served.exporting.borrow_mut() = Some(Exporting { path, listener, clients });
+    Ok(())
+}
+
+async fn accept(
+    gateway: Rc<Gateway>,
+    served: Rc<Served>,
+    listener: UnixListener,
+    clients: Rc<RefCell<Vec<AbortHandle>>>,
+) {
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(volume = served.name(), %error, "cannot accept a client");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let mut clients = clients.borrow_mut();
+        clients.retain(|client| !client.is_finished());
+        if clients.len() >= CLIENTS_MAX {
+            tracing::warn!(volume = served.name(), "too many clients: one was turned away");
+            continue;
+        }
+        clients.push(spawn_local(client(Rc::clone(&gateway), Rc::clone(&served), stream)).abort_handle());
+    }
+}
+
+async fn client(gateway: Rc<Gateway>, served: Rc<Served>, stream: UnixStream) {
+    let (mut reader, writer) = stream.into_split();
+    let conn = Conn::unix(writer);
+    let work = async {
+        let mut buffer = BytesMut::with_capacity(RECEIVE_BYTES);
+        let talk = negotiate(&gateway, &served, &conn, &mut reader, &mut buffer);
+        let Ok(Some(agreed)) = tokio::time::timeout(NEGOTIATION, talk).await else { return };
+        let client = Rc::new(Client {
+            conn: Rc::clone(&conn),
+            agreed,
+            requests: Cell::new(0),
+            bytes: Cell::new(0),
+            room: Notify::new(),
+            cut: Notify::new(),
+        });
+        tokio::select! {
+            () = transmit(&gateway, &served, &client, &mut reader, &mut buffer) => {}
+            () = client.cut.notified() => {}
+        }
+    };
+    tokio::select! {
+        () = work => {}
+        () = conn.drain() => {}
+    }
+}
+
+async fn negotiate(
+    gateway: &Gateway,
+    served: &Served,
+    conn: &Rc<Conn>,
+    reader: &mut unix::OwnedReadHalf,
+    buffer: &mut BytesMut,
+) -> Option<Agreed> {
+    let mut out = BytesMut::new();
+    let export =
+        Export { name: served.export.clone(), size_bytes: served.size_bytes(), read_only: served.read_only };
+    let mut negotiation = Negotiation::new(export, &mut out);
+    loop {
+        let step = negotiation.feed(buffer, &mut out);
+        conn.push_bytes(&out.split().freeze());
+        gateway.flusher.mark(conn);
+        match step {
+            Step::Transmit(agreed) => return Some(agreed),
+            Step::Close => {
+                gateway.flusher.flush();
+                return None;
+            }
+            Step::More => {}
+        }
+        buffer.reserve(RECEIVE_BYTES_MIN);
+        if !matches!(reader.read_buf(buffer).await, Ok(1..)) {
+            return None;
+        }
+    }
+}
+
+async fn transmit(
+    gateway: &Gateway,
+    served: &Rc<Served>,
+    client: &Rc<Client>,
+    reader: &mut unix::OwnedReadHalf,
+    buffer: &mut BytesMut,
+) {
+    let mut turn = 0;
+    loop {
+        while let Some(want) = take(buffer, client.agreed, served.read_only) {
+            match want {
+                Want::Op(request, op) => {
+                    let bytes = match request.command {
+                        command::READ | command::WRITE => u64::from(request.len),
+                        _ => 0,
+                    };
+                    client.requests.set(client.requests.get() + 1);
+                    client.bytes.set(client.bytes.get() + bytes);
+                    served.submit(client, request, bytes, op);
+                }
+                Want::Refuse(request, number) => {
+                    client.conn.with_outbox(|out| refuse(out, &request, client.agreed, number));
+                    gateway.flusher.mark(&client.conn);
+                }
+                Want::Leave => return finish(client).await,
+            }
+            while client.full(served) {
+                // A reply makes room and wakes us; the time limit is for room that others make.
+                let _ = tokio::time::timeout(Duration::from_millis(20), client.room.notified()).await;
+            }
+            turn += 1;
+            if turn >= TURN {
+                turn = 0;
+                tokio::task::yield_now().await;
+            }
+        }
+        if buffer.capacity() - buffer.len() < RECEIVE_BYTES_MIN {
+            buffer.reserve(RECEIVE_BYTES);
+        }
+        if !matches!(reader.read_buf(buffer).await, Ok(1..)) {
+            return;
+        }
+        turn = 0;
+    }
+}
+
+/// A client that takes its leave gets the answers that are under way, within reason.
+async fn finish(client: &Client) {
+    let all = async {
+        while client.requests.get() > 0 || client.conn.queued_bytes() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let _ = tokio::time::timeout(Duration::from_secs(5), all).await;
+}

@@ -1,0 +1,93 @@
+//! Events on their way to the master: kept until answered, sent again to every newly connected master.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::{Rc, Weak};
+
+use bytes::Bytes;
+use yuntai_proto::control::{EventAnswer, GatewayEvent};
+use yuntai_proto::{Frame, Header, Kind, VolumeId};
+
+use super::conn::{Conn, Flusher};
+use super::served::Served;
+
+#[derive(Debug)]
+struct Pending {
+    volume: VolumeId,
+    served: Weak<Served>,
+    /// Its number in the volume.
+    event: u64,
+    body: Bytes,
+    /// Outlives its volume.
+    lasting: bool,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Hub {
+    master: RefCell<Option<Rc<Conn>>>,
+    pending: RefCell<BTreeMap<u64, Pending>>,
+    next: Cell<u64>,
+}
+
+impl Hub {
+    /// A volume has something to tell.
+    pub fn raise(&self, flusher: &Flusher, served: &Rc<Served>, event: u64, body: &GatewayEvent) {
+        let number = self.next.get() + 1;
+        self.next.set(number);
+        let json = Bytes::from(serde_json::to_vec(body).expect("our own records always encode"));
+        let lasting = matches!(body, GatewayEvent::Fenced { .. });
+        tracing::info!(volume = served.name(), event = number, body = ?body, "event for the master");
+        let pending = Pending { volume: served.id, served: Rc::downgrade(served), event, body: json, lasting };
+        if let Some(master) = self.master.borrow().as_ref() {
+            send(flusher, master, number, &pending);
+        }
+        self.pending.borrow_mut().insert(number, pending);
+    }
+
+    /// A master has connected: from now on it is told, beginning with what nobody has answered.
+    pub fn connected(&self, flusher: &Flusher, master: &Rc<Conn>) {
+        for (number, pending) in &*self.pending.borrow() {
+            send(flusher, master, *number, pending);
+        }
+        *self.master.borrow_mut() = Some(Rc::clone(master));
+    }
+
+    /// A connection is gone.
+    pub fn disconnected(&self, conn: &Rc<Conn>) {
+        let mut master = self.master.borrow_mut();
+        if master.as_ref().is_some_and(|master| Rc::ptr_eq(master, conn)) {
+            *master = None;
+        }
+    }
+
+    /// The master answered.
+    pub fn answered(&self, frame: &Frame) {
+        let Some(pending) = self.pending.borrow_mut().remove(&frame.header.request_id) else { return };
+        let answer = serde_json::from_slice::<EventAnswer>(&frame.body)
+            .unwrap_or_else(|error| EventAnswer::Refused { reason: format!("unreadable answer: {error}") });
+        tracing::info!(event = frame.header.request_id, answer = ?answer, "the master answered");
+        if let Some(served) = pending.served.upgrade() {
+            served.apply(crate::Event::Answer { event: pending.event, answer });
+        }
+    }
+
+    /// A volume is over: nobody needs its events any more, except that it was fenced.
+    pub fn forget(&self, served: &Rc<Served>) {
+        let same = |pending: &Pending| pending.served.as_ptr() == Rc::as_ptr(served);
+        self.pending.borrow_mut().retain(|_, pending| pending.lasting || !same(pending));
+    }
+
+    /// Events that nobody has answered.
+    #[must_use]
+    pub fn unanswered(&self) -> usize {
+        self.pending.borrow().len()
+    }
+}
+
+fn send(flusher: &Flusher, master: &Rc<Conn>, number: u64, pending: &Pending) {
+    let mut header = Header::new(Kind::Event, number);
+    header.volume = pending.volume;
+    master.push(&Frame::new(header, pending.body.clone(), Bytes::new()));
+    flusher.mark(master);
+}

@@ -1,0 +1,124 @@
+//! The gateway process: real sockets around [`Volume`](crate::Volume)s. One thread, so nothing is locked.
+//!
+//! Every connection has a task that reads what has come, parses all of it and hands it to the volume; what the volume
+//! wants sent is queued, and the [`conn::Flusher`] writes each queue once per turn of the loop with one vectored
+//! write. So a burst of requests costs one system call per peer, not one per request.
+
+pub mod config;
+pub mod conn;
+pub mod control;
+pub mod export;
+pub mod hub;
+pub mod served;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use rand::RngCore;
+use yuntai_proto::VolumeId;
+
+use crate::api::Micros;
+use config::GatewayConfig;
+use conn::Flusher;
+use hub::Hub;
+use served::Served;
+
+/// Time between two ticks of a volume.
+const TICK: Duration = Duration::from_millis(10);
+
+/// What all tasks of the process share.
+#[derive(Debug)]
+pub struct Gateway {
+    /// As read from its file.
+    pub config: GatewayConfig,
+    /// The cluster secret.
+    pub secret: Vec<u8>,
+    /// Writes queues out.
+    pub flusher: Flusher,
+    /// Events on their way to the master.
+    pub hub: Hub,
+    /// Open volumes.
+    pub volumes: RefCell<BTreeMap<VolumeId, Rc<Served>>>,
+    started: Instant,
+}
+
+impl Gateway {
+    /// A gateway without volumes.
+    #[must_use]
+    pub fn new(config: GatewayConfig, secret: Vec<u8>) -> Rc<Self> {
+        Rc::new(Self {
+            config,
+            secret,
+            flusher: Flusher::default(),
+            hub: Hub::default(),
+            volumes: RefCell::default(),
+            started: Instant::now(),
+        })
+    }
+
+    /// Microseconds since the start.
+    #[must_use]
+    pub fn now(&self) -> Micros {
+        u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// The name that this process proves itself under.
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("gateway:{}", self.config.host)
+    }
+
+    /// The volume, if it is open.
+    #[must_use]
+    pub fn volume(&self, id: VolumeId) -> Option<Rc<Served>> {
+        self.volumes.borrow().get(&id).cloned()
+    }
+
+    fn all(&self) -> Vec<Rc<Served>> {
+        self.volumes.borrow().values().cloned().collect()
+    }
+}
+
+/// Fresh random bytes.
+#[must_use]
+pub fn random() -> [u8; 32] {
+    let mut bytes = [0; 32];
+    rand::thread_rng().fill_bytes(&mut bytes);
+    bytes
+}
+
+/// Serve until `stop` resolves, then flush every volume and return.
+///
+/// # Errors
+/// The control listener cannot be bound.
+pub async fn run(gateway: Rc<Gateway>, stop: impl std::future::Future<Output = ()>) -> std::io::Result<()> {
+    let listener = tokio::net::TcpListener::bind(&gateway.config.listen).await?;
+    tracing::info!(listen = gateway.config.listen, host = gateway.config.host, "gateway is up");
+    let flusher = Rc::clone(&gateway);
+    tokio::task::spawn_local(async move { flusher.flusher.run().await });
+    tokio::task::spawn_local(control::listen(Rc::clone(&gateway), listener));
+    let ticker = Rc::clone(&gateway);
+    tokio::task::spawn_local(async move {
+        let mut interval = tokio::time::interval(TICK);
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            interval.tick().await;
+            ticker.all().into_iter().for_each(|served| served.apply(crate::Event::Tick));
+        }
+    });
+    stop.await;
+    let volumes = gateway.all();
+    tracing::info!(volumes = volumes.len(), "stopping: flushing every volume");
+    for served in &volumes {
+        served.stop_guests();
+    }
+    for served in volumes {
+        if let Err(error) = served.close().await {
+            tracing::warn!(volume = served.name(), error, "closing failed");
+        }
+    }
+    gateway.flusher.flush();
+    Ok(())
+}
