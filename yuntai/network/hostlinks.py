@@ -135,28 +135,29 @@ def _remove_interface(interface: str) -> list[str]:
 
 
 def _namespaces() -> set[str]:
-    listed = json.loads(_run("ip", "-json", "netns", "list") or "[]")
+    listed = _run_json("ip", "-json", "netns", "list")
     return {entry["name"] for entry in listed if entry["name"].startswith(names.NETNS_PREFIX)}
 
 
 def _interfaces() -> set[str]:
-    return {entry["ifname"] for entry in json.loads(_run("ip", "-json", "link") or "[]")}
+    return {entry["ifname"] for entry in _run_json("ip", "-json", "link") if "ifname" in entry}
 
 
 def _links(netns: str) -> dict[str, dict[str, Any]] | None:
     """Return the links of a namespace with their addresses, None when the name leads to no namespace."""
     try:
-        text = _run("ip", "-json", "-n", netns, "address")
+        found = _run_json("ip", "-json", "-n", netns, "address")
     except HostLinksError:
         return None
-    return {entry["ifname"]: entry for entry in json.loads(text or "[]") if "ifname" in entry}
+    return {entry["ifname"]: entry for entry in found if "ifname" in entry}
 
 
 def _bound() -> dict[str, str]:
     """Return our interfaces in OVS with the logical port that each is bound to."""
-    table = json.loads(_vsctl("--format=json", "--columns=name,external_ids", "list", "Interface") or '{"data": []}')
+    select = ("--format=json", "--columns=name,external_ids", "list", "Interface")
+    table = _run_json("ovs-vsctl", f"--timeout={OVSDB_TIMEOUT_S}", *select)
     bound = {}
-    for name, (_map, pairs) in table["data"]:
+    for name, (_map, pairs) in table["data"] if table else ():
         ids = dict(pairs)
         if VSWITCH_KEY in ids:
             bound[name] = ids.get("iface-id", "")
@@ -166,6 +167,15 @@ def _bound() -> dict[str, str]:
 def _vsctl(*arguments: str) -> str:
     # --no-wait would hide that the daemon is away; the timeout bounds that wait.
     return _run("ovs-vsctl", f"--timeout={OVSDB_TIMEOUT_S}", *arguments)
+
+
+def _run_json(*command: str) -> Any:
+    """Run a command that prints JSON; what prints nothing has nothing to list."""
+    text = _run(*command)
+    try:
+        return json.loads(text) if text.strip() else []
+    except ValueError as error:
+        raise HostLinksError(f"{' '.join(command)}: not JSON: {text[:200]!r}") from error
 
 
 def _run(*command: str, text: str | None = None) -> str:
