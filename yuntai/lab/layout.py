@@ -127,6 +127,11 @@ class Home:
         return self.root / "secrets"
 
     @property
+    def credentials(self) -> Path:
+        """The user's access key and where the API is, 0600."""
+        return self.root / "credentials.json"
+
+    @property
     def lock(self) -> Path:
         """Held while fabric or hosts are made or removed."""
         return self.root / "lab.lock"

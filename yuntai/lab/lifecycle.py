@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 import shutil
 import signal
 import subprocess
@@ -19,6 +17,7 @@ from yuntai.lab.keeper import KeeperError, cluster_lock
 from yuntai.lab.layout import REPOSITORY, Home
 from yuntai.lab.processes import POLL_S
 from yuntai.lab.record import Record, clean_up, read_host_uuid, read_manifest, read_record, running, write_atomically
+from yuntai.lab.secrets import make_secrets
 from yuntai.lab.services import services
 from yuntai.lab.spec import HostSpec, check, load_host
 from yuntai.lab.supervisor import Supervisor, SupervisorError
@@ -28,7 +27,6 @@ START_S = 60.0
 STOP_S = 90.0
 GUEST_GRACE_S = 10.0
 CONSOLE_LINES = 15
-SECRETS = ("cluster", "token")
 
 
 def start(spec: HostSpec, root: Path) -> Record:
@@ -49,7 +47,7 @@ def start(spec: HostSpec, root: Path) -> Record:
         stop(root, spec.name)
     folders.make()
     _discard_stale_upper(home, spec.name, manifest.id)
-    make_secrets(home)
+    make_secrets(spec, home)
     write_atomically(home.cluster, msgspec.json.encode(spec.cluster))
     write_atomically(folders.spec, msgspec.json.encode(spec))
     write_atomically(folders.code, msgspec.json.encode(code_of_services(spec, home)))
@@ -92,20 +90,6 @@ def console_tail(home: Home, name: str) -> str:
     """Return the last lines that the host's keeper and first process printed."""
     lines = home.host(name).console.read_text(errors="replace").splitlines()
     return "\n".join(lines[-CONSOLE_LINES:])
-
-
-def make_secrets(home: Home) -> None:
-    """Make the cluster's secrets where they are missing; they are never changed afterwards."""
-    home.secrets.mkdir(mode=0o700, parents=True, exist_ok=True)
-    home.secrets.chmod(0o700)
-    for name in SECRETS:
-        path = home.secrets / name
-        if not path.exists():
-            partial = path.with_suffix(".partial")
-            descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with os.fdopen(descriptor, "w") as file:
-                file.write(secrets.token_hex(32) + "\n")
-            partial.replace(path)
 
 
 def _discard_stale_upper(home: Home, name: str, image: str) -> None:
