@@ -97,7 +97,9 @@ async def main() -> None:
     config = configuration.load()
     store = EtcdStore(config.etcd)
     inside = Inside(store)
-    tasks = [asyncio.create_task(syncer.run(store, config)), asyncio.create_task(local.run(store, config))]
+    tasks = [asyncio.create_task(local.run(store, config))]
+    if "central" in sys.argv:
+        tasks.append(asyncio.create_task(syncer.run(store, config)))
     try:
         while line := await asyncio.to_thread(sys.stdin.readline):
             request = json.loads(line)

@@ -1,4 +1,4 @@
-"""A lab host of the network tests' own, with guests that are network namespaces instead of virtual machines."""
+"""Lab hosts of the network tests' own, with guests that are network namespaces instead of virtual machines."""
 
 from __future__ import annotations
 
@@ -35,35 +35,97 @@ ALLOW_ALL = Rule(id="sgr-all", direction="ingress", protocol="all", cidr="0.0.0.
 
 
 @dataclass
+class Inside:
+    """A host, and the helper that runs in it."""
+
+    spec: HostSpec
+    log: Path
+    helper: subprocess.Popen[str]
+
+    @classmethod
+    def start(cls, home: Path, spec: HostSpec) -> Inside:
+        record = lifecycle.start(spec, home)
+        status = wait_healthy(home, spec.name, 60)
+        assert status is not None
+        assert status.healthy, status
+        role = "central" if CENTRAL in spec.roles else "host"
+        command = command_inside(record, PYTHON, "-m", "tests.functional.network_inside", role)
+        log = home / f"inside-{spec.name}.log"
+        helper = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log.open("w"), text=True, bufsize=1
+        )
+        return cls(spec, log, helper)
+
+    def stop(self) -> None:
+        assert self.helper.stdin is not None
+        self.helper.stdin.close()
+        try:
+            self.helper.wait(20)
+        except subprocess.TimeoutExpired:
+            self.helper.kill()
+
+    def ask(self, op: str, **arguments: Any) -> Any:
+        assert self.helper.stdin is not None
+        assert self.helper.stdout is not None
+        self.helper.stdin.write(json.dumps({"op": op, **arguments}) + "\n")
+        ready, _, _ = select.select([self.helper.stdout], [], [], ANSWER_S)
+        assert ready, f"no answer to {op} in {ANSWER_S} s; see {self.log}"
+        line = self.helper.stdout.readline()
+        assert line, f"the helper is gone: {self.log.read_text()[-2000:]}"
+        answer = json.loads(line)
+        assert "error" not in answer, answer["error"]
+        return answer["ok"]
+
+    def run(self, *command: str, timeout_s: float = 20) -> dict[str, Any]:
+        return self.ask("run", command=list(command), timeout_s=timeout_s)
+
+    def serve(self, netns: str, port: int, text: str) -> int:
+        folder = f"/tmp/www-{netns}-{port}"
+        self.run("sh", "-c", f"mkdir -p {folder} && printf %s '{text}' > {folder}/index.html")
+        enter = ["ip", "netns", "exec", netns] if netns else []
+        return self.ask("spawn", command=[*enter, "busybox", "httpd", "-f", "-p", str(port), "-h", folder])
+
+    def service_netns(self, vswitch: VSwitch) -> str:
+        netns = names.netns(vswitch.id)
+        until(lambda: netns in self.run("ip", "netns", "list")["out"], "the vSwitch's namespace")
+        until(lambda: "100.100.100.200" in self.run("ip", "-n", netns, "address")["out"], "its addresses")
+        return netns
+
+
+@dataclass
 class Guest:
     """A port with a namespace behind it."""
 
-    site: Site
+    host: Inside
     port: Port
+    cidr: str
 
     @property
     def netns(self) -> str:
         return f"g-{self.port.id[:8]}"
 
+    def plug(self) -> None:
+        self.host.ask("guest", netns=self.netns, port=self.port.id, mac=self.port.mac)
+
+    def unplug(self) -> None:
+        self.host.ask("remove_guest", netns=self.netns, port=self.port.id)
+
     def run(self, *command: str, timeout_s: float = 20) -> dict[str, Any]:
-        return self.site.run("ip", "netns", "exec", self.netns, *command, timeout_s=timeout_s)
+        return self.host.run("ip", "netns", "exec", self.netns, *command, timeout_s=timeout_s)
 
     def address(self) -> None:
         """Take the address as DHCP would give it, without the exchange."""
-        gateway = addresses.gateway(self.site.vswitches[self.port.vswitch].cidr)
-        prefix = self.site.vswitches[self.port.vswitch].cidr.partition("/")[2]
+        prefix, service = self.cidr.partition("/")[2], addresses.service(self.cidr)
         for line in (
-            f"ip -n {self.netns} address add {self.port.ip}/{prefix} dev eth0",
-            f"ip -n {self.netns} link set eth0 mtu 1400",
-            f"ip -n {self.netns} route add default via {gateway}",
+            f"address add {self.port.ip}/{prefix} dev eth0",
+            "link set eth0 mtu 1400",
+            f"route add default via {addresses.gateway(self.cidr)}",
+            *(f"route add {target} via {service}" for target in addresses.METADATA),
         ):
-            assert self.site.run(*line.split())["code"] == 0
-        service = addresses.service(self.site.vswitches[self.port.vswitch].cidr)
-        for target in addresses.METADATA:
-            self.site.run("ip", "-n", self.netns, "route", "add", target, "via", service)
+            assert self.host.run("ip", "-n", self.netns, *line.split())["code"] == 0, line
 
     def serve(self, port: int, text: str) -> int:
-        return self.site.serve(self.netns, port, text)
+        return self.host.serve(self.netns, port, text)
 
     def get(self, url: str, timeout_s: int = 2) -> str | None:
         """Return the page, None when it cannot be had."""
@@ -76,79 +138,67 @@ class Guest:
 
 @dataclass
 class Site:
-    """The host, its inside helper, and the records made so far."""
+    """The hosts, the first of them the central one, and the records made so far."""
 
     home: Path
-    spec: HostSpec
-    helper: subprocess.Popen[str]
+    hosts: list[Inside] = field(default_factory=list)
     vpcs: dict[str, Vpc] = field(default_factory=dict)
     vswitches: dict[str, VSwitch] = field(default_factory=dict)
     groups: dict[str, SecurityGroup] = field(default_factory=dict)
     guests: list[Guest] = field(default_factory=list)
 
     @classmethod
-    def start(cls, home: Path) -> Site:
+    def start(cls, home: Path, hosts: int = 1) -> Site:
         images = os.environ.get("YUNTAI_TEST_IMAGES") or default_home()
         cluster = ClusterSpec(name=f"net{os.getpid()}", api_port=0, images=str(images))
-        spec = HostSpec(cluster=cluster, roles=(CENTRAL, ENGINES))
-        record = lifecycle.start(spec, home)
+        site = cls(home)
         try:
-            status = wait_healthy(home, spec.name, 60)
-            assert status is not None
-            assert status.healthy, status
-            command = command_inside(record, PYTHON, "-m", "tests.functional.network_inside")
-            errors = (home / "network-inside.log").open("w")
-            helper = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, bufsize=1
-            )
-            site = cls(home, spec, helper)
-            site.put(
-                Host(
-                    id=spec.name, address=spec.address, cpus=1, memory_mib=1, accelerator="tcg", seen=CREATED,
-                    vcpus_max=1, memory_mib_max=1,
-                )
-            )  # fmt: skip
+            for number in range(1, hosts + 1):
+                roles = (CENTRAL, ENGINES) if number == 1 else (ENGINES,)
+                spec = HostSpec(cluster=cluster, name=f"h{number}", number=number, roles=roles)
+                site.hosts.append(Inside.start(home, spec))
+                site.put(
+                    Host(
+                        id=spec.name, address=spec.address, cpus=1, memory_mib=1, accelerator="tcg", seen=CREATED,
+                        vcpus_max=1, memory_mib_max=1,
+                    )
+                )  # fmt: skip
         except BaseException:
-            lifecycle.stop(home, spec.name)
+            site.stop()
             raise
         return site
 
     def stop(self) -> None:
-        assert self.helper.stdin is not None
-        self.helper.stdin.close()
-        try:
-            self.helper.wait(20)
-        except subprocess.TimeoutExpired:
-            self.helper.kill()
-        lifecycle.stop(self.home, self.spec.name)
+        for host in self.hosts:
+            host.stop()
+        lifecycle.stop_all(self.home)
         if "YUNTAI_TEST_KEEP" not in os.environ:
             shutil.rmtree(self.home, ignore_errors=True)
 
+    @property
+    def central(self) -> Inside:
+        return self.hosts[0]
+
+    @property
+    def spec(self) -> HostSpec:
+        return self.central.spec
+
     def ask(self, op: str, **arguments: Any) -> Any:
-        assert self.helper.stdin is not None
-        assert self.helper.stdout is not None
-        self.helper.stdin.write(json.dumps({"op": op, **arguments}) + "\n")
-        ready, _, _ = select.select([self.helper.stdout], [], [], ANSWER_S)
-        assert ready, f"no answer to {op} in {ANSWER_S} s; see {self.home}/network-inside.log"
-        line = self.helper.stdout.readline()
-        assert line, f"the helper is gone: {(self.home / 'network-inside.log').read_text()[-2000:]}"
-        answer = json.loads(line)
-        assert "error" not in answer, answer["error"]
-        return answer["ok"]
+        return self.central.ask(op, **arguments)
 
     def run(self, *command: str, timeout_s: float = 20) -> dict[str, Any]:
-        return self.ask("run", command=list(command), timeout_s=timeout_s)
+        return self.central.run(*command, timeout_s=timeout_s)
+
+    def service_netns(self, vswitch: VSwitch) -> str:
+        return self.central.service_netns(vswitch)
+
+    def serve(self, netns: str, port: int, text: str) -> int:
+        return self.central.serve(netns, port, text)
 
     def nbctl(self, *command: str) -> str:
         done = self.run("ovn-nbctl", "--timeout=10", *command)
         assert done["code"] == 0, done
         return done["out"]
-
-    def serve(self, netns: str, port: int, text: str) -> int:
-        folder = f"/tmp/www-{netns}-{port}"
-        self.run("sh", "-c", f"mkdir -p {folder} && printf %s '{text}' > {folder}/index.html")
-        enter = ["ip", "netns", "exec", netns] if netns else []
-        return self.ask("spawn", command=[*enter, "busybox", "httpd", "-f", "-p", str(port), "-h", folder])
 
     def put(self, record: Record) -> None:
         self.ask("put", kind=type(record).KIND, record=msgspec.to_builtins(record))
@@ -180,17 +230,24 @@ class Site:
         self.put(msgspec.structs.replace(group, rules=rules))
 
     def guest(
-        self, vswitch: VSwitch, ip: str, *groups: SecurityGroup, hostname: str = "", addressed: bool = True
+        self,
+        vswitch: VSwitch,
+        ip: str,
+        *groups: SecurityGroup,
+        hostname: str = "",
+        addressed: bool = True,
+        host: Inside | None = None,
     ) -> Guest:
+        place = host or self.central
         port = Port(
             id=str(uuid.uuid4()), eni=new_id("eni"), account="1", vpc=vswitch.vpc, vswitch=vswitch.id, ip=ip,
             mac=addresses.guest_mac(ip), security_groups=tuple(group.id for group in groups), hostname=hostname,
-            host=self.spec.name, created=CREATED,
+            host=place.spec.name, created=CREATED,
         )  # fmt: skip
         self.put(port)
-        guest = Guest(self, port)
+        guest = Guest(place, port, vswitch.cidr)
         self.guests.append(guest)
-        self.ask("guest", netns=guest.netns, port=port.id, mac=port.mac)
+        guest.plug()
         if addressed:
             guest.address()
         self.until(lambda: "true" in self.nbctl("--if-exists", "get", "Logical_Switch_Port", port.id, "up"), "port up")
@@ -199,7 +256,7 @@ class Site:
     def clear(self) -> None:
         """Remove every guest and record, as a test's end."""
         for guest in self.guests:
-            self.ask("remove_guest", netns=guest.netns, port=guest.port.id)
+            guest.unplug()
             self.ask("delete", kind=Port.KIND, id=guest.port.id)
         for records in (self.groups, self.vswitches, self.vpcs):
             for record in records.values():
@@ -207,17 +264,15 @@ class Site:
             records.clear()  # type: ignore[attr-defined]
         self.guests.clear()
 
-    def service_netns(self, vswitch: VSwitch) -> str:
-        netns = names.netns(vswitch.id)
-        self.until(lambda: netns in self.run("ip", "netns", "list")["out"], "the vSwitch's namespace")
-        self.until(lambda: "100.100.100.200" in self.run("ip", "-n", netns, "address")["out"], "its addresses")
-        return netns
-
     @staticmethod
     def until(condition: Callable[[], object], what: str, timeout_s: float = 15) -> float:
-        """Wait until the condition holds; return how long that took."""
-        started_s = time.monotonic()
-        while not condition():
-            assert time.monotonic() - started_s < timeout_s, f"{what}: not within {timeout_s} s"
-            time.sleep(0.02)
-        return time.monotonic() - started_s
+        return until(condition, what, timeout_s)
+
+
+def until(condition: Callable[[], object], what: str, timeout_s: float = 15) -> float:
+    """Wait until the condition holds; return how long that took."""
+    started_s = time.monotonic()
+    while not condition():
+        assert time.monotonic() - started_s < timeout_s, f"{what}: not within {timeout_s} s"
+        time.sleep(0.02)
+    return time.monotonic() - started_s

@@ -230,7 +230,7 @@ def test_what_is_deleted_or_changed_by_hand_comes_back_and_foreign_rows_stay(sit
     site.until(lambda: guest.port.id in site.nbctl("lsp-list", vswitch.id), "the switch's ports")
     assert "foreign-port" in site.nbctl("lsp-list", "foreign")
     site.nbctl("ls-del", "foreign")
-    log = (site.home / "network-inside.log").read_text()
+    log = site.central.log.read_text()
     assert f"Logical_Switch_Port {guest.port.id}" in log
     print(f"deleted port back after {repaired_s:.2f} s")
 
