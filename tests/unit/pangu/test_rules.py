@@ -32,8 +32,12 @@ ATTACH = [
     (ATTACHED, Want("h1"), 4, (6, "h1")),
     (ATTACHED, Want("h2"), 0, (6, "h2")),  # elsewhere: fences h1
     (ATTACHED, Want("h2"), 5, (6, "h2")),
-    (ATTACHED, Want("h1", read_only=True), 5, (6, "h1")),
+    (ATTACHED, Want("h1", read_only=True), 5, "attached to h1; detach it there"),  # its guest would lose its disk
     (ATTACHED, Want("h2", read_only=True), 0, "attached to h1; detach it there"),
+    ({**ATTACHED, "read_only": True}, Want("h2", read_only=True), 0, "attached to h1"),
+    ({**ATTACHED, "read_only": True}, Want("h1"), 5, (6, "h1")),
+    ({**ATTACHED, "read_only": True, "snapshots": {"1": "done"}}, Want("h1", True, 1), 5, "shows node -1 on h1"),
+    ({**ATTACHED, "read_only": True}, Want("h1", read_only=True), 0, (6, "h1")),
     ({**ATTACHED, "read_only": True}, Want("h1", read_only=True), 5, (5, "h1")),
     ({"state": "deleting"}, Want("h1"), 0, "being deleted"),
     ({"snapshots": {"1": "done"}}, Want("h1", read_only=True, read_node=1), 0, (1, "h1")),
