@@ -1,0 +1,94 @@
+"""What this host says of itself: its Host record with a heartbeat, its chunk servers and gateway from the config."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from yuntai import __version__, log
+from yuntai.model.base import now_utc
+from yuntai.model.cluster import ChunkServer, Gateway, Host
+from yuntai.state import Exists, StateError
+
+if TYPE_CHECKING:
+    from yuntai.compute.driver import Accelerator
+    from yuntai.config import Config
+    from yuntai.state import Store
+
+HEARTBEAT_S = 10.0
+# Virtual CPUs are shared: most guests of a small cloud wait. Memory is not: a guest's memory is its own.
+VCPUS_PER_CPU = 8
+RESERVED_MIB = 1024
+RESERVED_SHARE = 0.15  # of all memory: chunk servers, gateway, control plane, page cache
+_LOG = log.get("compute.host")
+
+
+def memory_mib(meminfo: Path = Path("/proc/meminfo")) -> int:
+    """Return the host's memory."""
+    for line in meminfo.read_text(encoding="ascii").splitlines():
+        if line.startswith("MemTotal:"):
+            return int(line.split()[1]) // 1024
+    raise OSError(f"{meminfo} has no MemTotal")
+
+
+def describe(config: Config, accelerator: Accelerator, versions: dict[str, str]) -> Host:
+    """Return this host's record as measured now."""
+    cpus, total_mib = os.cpu_count() or 1, memory_mib()
+    return Host(
+        id=config.host,
+        address=config.address,
+        rack=config.chunkservers[0].rack if config.chunkservers else "",
+        cpus=cpus,
+        memory_mib=total_mib,
+        accelerator=accelerator,
+        cpu_model="qemu64" if accelerator == "tcg" else "host-model",
+        versions={"yuntai": __version__, "kernel": platform.release(), **versions},
+        seen=now_utc(),
+        vcpus_max=cpus * VCPUS_PER_CPU,
+        memory_mib_max=max(0, int(total_mib * (1 - RESERVED_SHARE)) - RESERVED_MIB),
+    )
+
+
+async def beat(store: Store, fresh: Host) -> None:
+    """Write the host's record. ``draining`` is the operator's word and stays; ``down`` ends with the first beat."""
+
+    def change(old: Host) -> Host:
+        return replace(fresh, seen=now_utc(), status="draining" if old.status == "draining" else "up")
+
+    try:
+        await store.create(replace(fresh, seen=now_utc()))
+    except Exists:
+        await store.update(Host, fresh.id, change)
+
+
+async def register_storage(store: Store, config: Config) -> None:
+    """Make the records of this host's chunk servers and gateway agree with the config; what others measured stays."""
+    for server in config.chunkservers:
+        address = f"{config.address}:{server.port}"
+        fresh = ChunkServer(id=f"cs-{server.id}", number=server.id, rack=server.rack, host=config.host, address=address)
+
+        def place(old: ChunkServer, fresh: ChunkServer = fresh) -> ChunkServer:
+            if old.host != fresh.host:
+                raise StateError(
+                    f"chunk server {fresh.id} is registered by host {old.host}; "
+                    f"give host {fresh.host} other ids in `chunkservers` of its config"
+                )
+            return replace(old, number=fresh.number, rack=fresh.rack, address=fresh.address)
+
+        try:
+            await store.create(fresh)
+        except Exists:
+            await store.update(ChunkServer, fresh.id, place)
+    if config.chunkservers or config.gateway_port:
+        await store.put(
+            Gateway(
+                id=config.host,
+                address=f"{config.address}:{config.gateway_port}",
+                nbd_dir=f"{config.run_dir}/nbd",
+            )
+        )
+    _LOG.info("storage registered", chunkservers=[server.id for server in config.chunkservers])

@@ -1,0 +1,151 @@
+"""A hypervisor in memory: the agent's tests and dry runs use it. It can be told to misbehave like the real one."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from yuntai.compute.driver import DiskSpec, Guest, GuestSpec, HypervisorError, NoSuchGuestError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from yuntai.compute.driver import End
+
+
+class MemoryHypervisor:
+    """See :class:`yuntai.compute.driver.Hypervisor`. Guests obey the power button unless ``deaf`` holds their id."""
+
+    def __init__(self) -> None:
+        self.specs: dict[str, GuestSpec] = {}
+        self.calls: list[tuple[str, ...]] = []
+        self.deaf: set[str] = set()
+        self.fail_next: dict[str, str] = {}  # call → text of the error that it ends with once
+        self._guests: dict[str, Guest] = {}
+        self._watchers: list[asyncio.Queue[str]] = []
+
+    # What a test does to the guests.
+
+    def end(self, guest_id: str, end: End) -> None:
+        """Let a guest end: ``shutdown`` from inside, ``crashed``, ``failed`` (its process was killed)."""
+        self._change(replace(self._guests[guest_id], state="off", end=end))
+
+    def restart_host(self) -> None:
+        """Let the whole host have been off: the guests are defined, and nobody knows how they ended."""
+        for guest in list(self._guests.values()):
+            self._guests[guest.id] = replace(guest, state="off", end="unknown")
+        self._announce("")
+
+    def fail_io(self, guest_id: str) -> None:
+        """Pause a guest because of an I/O error."""
+        self._change(replace(self._guests[guest_id], state="paused", io_error=True))
+
+    # The driver.
+
+    async def guests(self) -> dict[str, Guest]:
+        """Return every guest."""
+        self._called("guests")
+        return dict(self._guests)
+
+    async def guest(self, guest_id: str) -> Guest | None:
+        """Return one guest."""
+        return self._guests.get(guest_id)
+
+    async def start(self, spec: GuestSpec) -> None:
+        """Start; a guest that runs is refused, as libvirt does."""
+        self._called("start", spec.id)
+        there = self._guests.get(spec.id)
+        if there is not None and there.state != "off":
+            raise HypervisorError(f"guest {spec.id} is already running")
+        self.specs[spec.id] = spec
+        disks = tuple(disk.id for disk in spec.disks)
+        self._change(Guest(id=spec.id, state="running", disks=disks, accelerator=spec.accelerator))
+
+    async def press_power(self, guest_id: str) -> None:
+        """Shut down at once, unless deaf."""
+        self._called("press_power", guest_id)
+        self._running(guest_id)
+        if guest_id not in self.deaf:
+            self.end(guest_id, "shutdown")
+
+    async def restart(self, guest_id: str) -> None:
+        """Reset at once, unless deaf."""
+        self._called("restart", guest_id)
+        guest = self._running(guest_id)
+        if guest_id not in self.deaf:
+            self._change(replace(guest, resets=guest.resets + 1))
+
+    async def reset(self, guest_id: str) -> None:
+        """Reset."""
+        self._called("reset", guest_id)
+        guest = self._running(guest_id)
+        self._change(replace(guest, resets=guest.resets + 1))
+
+    async def resume(self, guest_id: str) -> None:
+        """Run on."""
+        self._called("resume", guest_id)
+        self._change(replace(self._running(guest_id), state="running", io_error=False))
+
+    async def destroy(self, guest_id: str) -> None:
+        """End."""
+        self._called("destroy", guest_id)
+        if guest_id in self._guests and self._guests[guest_id].state != "off":
+            self.end(guest_id, "destroyed")
+
+    async def forget(self, guest_id: str) -> None:
+        """Remove the definition."""
+        self._called("forget", guest_id)
+        self._guests.pop(guest_id, None)
+        self._announce(guest_id)
+
+    async def attach_disk(self, guest_id: str, disk: DiskSpec) -> None:
+        """Plug."""
+        self._called("attach_disk", guest_id, disk.id)
+        guest = self._running(guest_id)
+        self._change(replace(guest, disks=(*guest.disks, disk.id)))
+
+    async def detach_disk(self, guest_id: str, disk_id: str) -> None:
+        """Unplug."""
+        self._called("detach_disk", guest_id, disk_id)
+        guest = self._running(guest_id)
+        self._change(replace(guest, disks=tuple(one for one in guest.disks if one != disk_id)))
+
+    async def changes(self) -> AsyncIterator[str]:
+        """Yield changes from now on, beginning with ""."""
+        queue: asyncio.Queue[str] = asyncio.Queue()
+        self._watchers.append(queue)
+        try:
+            yield ""
+            while True:
+                yield await queue.get()
+        finally:
+            self._watchers.remove(queue)
+
+    async def versions(self) -> dict[str, str]:
+        """Return a version."""
+        return {"hypervisor": "memory"}
+
+    async def close(self) -> None:
+        """Do nothing."""
+
+    def _running(self, guest_id: str) -> Guest:
+        guest = self._guests.get(guest_id)
+        if guest is None:
+            raise NoSuchGuestError(f"there is no guest {guest_id}")
+        if guest.state == "off":
+            raise HypervisorError(f"guest {guest_id} is not running")
+        return guest
+
+    def _change(self, guest: Guest) -> None:
+        self._guests[guest.id] = guest
+        self._announce(guest.id)
+
+    def _announce(self, guest_id: str) -> None:
+        for queue in self._watchers:
+            queue.put_nowait(guest_id)
+
+    def _called(self, call: str, *what: str) -> None:
+        if call in self.fail_next:
+            raise HypervisorError(self.fail_next.pop(call))
+        self.calls.append((call, *what))

@@ -1,0 +1,49 @@
+"""The agent's view of the real block store: its client's calls and errors in the terms of the seam."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from yuntai.compute.volumes import Export, VolumeError
+from yuntai.pangu.client import PanguClient
+from yuntai.pangu.errors import NotFound, PanguError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+    from yuntai.config import Config
+
+
+class PanguVolumes:
+    """See :class:`yuntai.compute.volumes.Volumes`. Use it with ``async with``."""
+
+    def __init__(self, config: Config) -> None:
+        self._client = PanguClient.from_config(config)
+
+    async def attach(self, volume: str, host: str) -> Export:
+        """Attach through the master."""
+        try:
+            attached = await self._client.attach(volume, host)
+        except PanguError as error:
+            raise VolumeError(f"volume {volume} is not attached to {host}: {error}") from error
+        name = unquote(urlsplit(attached.uri).path.removeprefix("/"))
+        return Export(socket=attached.socket, name=name, generation=attached.generation)
+
+    async def detach(self, volume: str, host: str) -> None:
+        """Detach through the master; a volume that is gone is detached."""
+        try:
+            await self._client.detach(volume, host)
+        except NotFound:
+            return
+        except PanguError as error:
+            raise VolumeError(f"volume {volume} is not detached from {host}: {error}") from error
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._client.close()

@@ -1,0 +1,59 @@
+"""The seam between the agent and the block store: attach and detach, and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class VolumeError(Exception):
+    """The block store did not do it; the text says what was asked and its answer. Asking again later may help."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Export:
+    """Where an attached volume is served on this host."""
+
+    socket: str
+    name: str
+    generation: int
+
+
+class Volumes(Protocol):
+    """What the agent needs of the block store. Both calls may be repeated."""
+
+    async def attach(self, volume: str, host: str) -> Export:
+        """Make this host the volume's only writer and return where its gateway serves it."""
+
+    async def detach(self, volume: str, host: str) -> None:
+        """Give the volume up. One that is not attached here, or is gone, is fine."""
+
+
+class MemoryVolumes:
+    """The twin in memory. A volume attached elsewhere is taken over with a higher generation, as the store does."""
+
+    def __init__(self) -> None:
+        self.attached: dict[str, tuple[str, int]] = {}
+        self.calls: list[tuple[str, str]] = []
+        self.fail_next: str = ""
+
+    async def attach(self, volume: str, host: str) -> Export:
+        """Attach; the same host keeps its generation."""
+        self._record("attach", volume)
+        holder, generation = self.attached.get(volume, ("", 0))
+        if holder != host:
+            generation += 1
+        self.attached[volume] = (host, generation)
+        return Export(socket=f"/run/yuntai/nbd/{volume}.sock", name=volume, generation=generation)
+
+    async def detach(self, volume: str, host: str) -> None:
+        """Detach where this host holds it."""
+        self._record("detach", volume)
+        if self.attached.get(volume, ("", 0))[0] == host:
+            del self.attached[volume]
+
+    def _record(self, call: str, volume: str) -> None:
+        if self.fail_next:
+            text, self.fail_next = self.fail_next, ""
+            raise VolumeError(text)
+        self.calls.append((call, volume))
