@@ -20,6 +20,7 @@ from yuntai.image.qcow2 import HEADER_READ_BYTES, RefusedError, parse
 
 pytestmark = pytest.mark.timeout(120)
 MIB = 1 << 20
+LUKS = "encrypt.format=luks,encrypt.iter-time=10,encrypt.key-secret=s"
 
 
 def create(path: Path, *options: str, size: str = "16M") -> Path:
@@ -52,7 +53,7 @@ def test_what_qemu_makes_is_understood(tmp_path: Path, options: list[str]) -> No
     [
         (["-b", "{base}", "-F", "raw"], "backing file"),
         (["-o", "data_file={base}2"], "external file"),
-        (["--object", "secret,id=s,data=abc", "-o", "encrypt.format=luks,encrypt.iter-time=10,encrypt.key-secret=s"], "encrypted"),
+        (["--object", "secret,id=s,data=abc", "-o", LUKS], "encrypted"),
     ],
 )
 def test_what_reaches_beyond_the_file_is_refused(tmp_path: Path, options: list[str], why: str) -> None:

@@ -1,0 +1,176 @@
+"""A whole block store of real programs on loopback in a temporary folder: etcd, chunk servers, gateway, masters.
+
+Every process is known by its own process object and stopped through it; nothing is found or killed by name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tests.etcd_process import EtcdProcess, free_port
+from yuntai.config import ChunkServer, Config, encode
+from yuntai.pangu.client import PanguClient
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAMS = ROOT / "target" / "release"
+CHUNKSERVER = PROGRAMS / "yuntai-chunkserver"
+GATEWAY = PROGRAMS / "yuntai-gateway"
+MIB = 1 << 20
+GIB = 1 << 30
+
+
+class PanguCluster:
+    """Three chunk servers in three racks, one gateway (host ``h1``), two masters."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.etcd = EtcdProcess(folder)
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        ports = [free_port() for _ in range(6)]
+        self.config = Config(
+            cluster="test",
+            host="h1",
+            address="127.0.0.1",
+            etcd=[self.etcd.endpoint],
+            data_dir=str(folder / "data"),
+            run_dir=str(folder / "run"),
+            log_dir=str(folder / "log"),
+            secrets_dir=str(folder / "secrets"),
+            master_port=ports[0],
+            gateway_port=ports[1],
+            chunkservers=[
+                ChunkServer(id=n, rack=f"rack-{n}", port=ports[1 + n], path=str(folder / "chunks" / str(n)))
+                for n in (1, 2, 3)
+            ],
+        )
+        # The standby differs in its name and port only.
+        self.standby = msgspec.structs.replace(self.config, host="h2", master_port=ports[5], chunkservers=[])
+        self.client: PanguClient
+
+    async def start(self) -> None:
+        for name in ("data", "run/nbd", "log", "secrets", "chunks/1", "chunks/2", "chunks/3"):
+            (self.folder / name).mkdir(parents=True, mode=0o700)
+        for name in ("cluster", "token"):
+            path = self.folder / "secrets" / name
+            path.touch(mode=0o600)
+            path.write_text(secrets.token_hex(32))
+        (self.folder / "h1.json").write_bytes(encode(self.config))
+        (self.folder / "h2.json").write_bytes(encode(self.standby))
+        await asyncio.to_thread(self.etcd.start)
+        for number in (1, 2, 3):
+            self.start_chunkserver(number)
+        self.start_gateway()
+        self.start_master("h1")
+        self.start_master("h2")
+        urls = [f"http://127.0.0.1:{c.master_port}" for c in (self.config, self.standby)]
+        self.client = PanguClient(urls, self.config.secret("cluster"))
+        await eventually(self._up, 30, "three chunk servers and a gateway are up")
+
+    async def _up(self) -> bool:
+        servers = await self.client.chunkservers()
+        gateways = await self.client.gateways()
+        up = [g for g in gateways if g["id"] == "h1" and g["state"] == "up"]
+        return len(servers) == 3 and all(s.state == "up" and s.total_bytes for s in servers) and bool(up)
+
+    def start_chunkserver(self, number: int) -> None:
+        self._start(f"cs-{number}", CHUNKSERVER, "--config", self.folder / "h1.json", "--id", number)
+
+    def start_gateway(self) -> None:
+        self._start("gateway", GATEWAY, "--config", self.folder / "h1.json")
+
+    def start_master(self, host: str) -> None:
+        self._start(f"master-{host}", sys.executable, "-m", "yuntai.pangu", config=self.folder / f"{host}.json")
+
+    def _start(self, name: str, *command: Any, config: Path | None = None) -> None:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        if config is not None:
+            environment["YUNTAI_CONFIG"] = str(config)
+        with (self.folder / "log" / f"{name}.log").open("ab") as out:
+            self.processes[name] = subprocess.Popen(
+                [str(part) for part in command], stdout=out, stderr=out, stdin=subprocess.DEVNULL, env=environment
+            )
+
+    def kill(self, name: str, how: signal.Signals = signal.SIGKILL) -> None:
+        process = self.processes.pop(name)
+        process.send_signal(how)
+        process.wait(timeout=20)
+
+    async def leading(self) -> str:
+        """The host whose master leads: the one that answers health as leader."""
+        for host, config in (("h1", self.config), ("h2", self.standby)):
+            url = f"http://127.0.0.1:{config.master_port}"
+            async with PanguClient([url], self.config.secret("cluster"), retry_for_s=0.0) as one:
+                if f"master-{host}" in self.processes and (await one.health())["role"] == "leader":
+                    return host
+        return ""
+
+    async def stop(self) -> None:
+        if hasattr(self, "client"):
+            await self.client.close()
+        for name in list(self.processes):
+            process = self.processes.pop(name)
+            process.send_signal(signal.SIGCONT)
+            process.kill()
+            process.wait(timeout=20)
+        self.etcd.stop()
+
+    def logs(self, lines: int = 25) -> str:
+        """The ends of all logs, for a failure's report."""
+        parts = []
+        for path in sorted((self.folder / "log").glob("*.log")):
+            tail = path.read_text(errors="replace").splitlines()[-lines:]
+            parts.append(f"--- {path.name}\n" + "\n".join(tail))
+        return "\n".join(parts)
+
+
+async def eventually(check: Callable[[], Awaitable[Any]], within_s: float, what: str) -> Any:
+    """Ask until it is true; fail with ``what`` after ``within_s``."""
+    deadline = time.monotonic() + within_s
+    last: BaseException | None = None
+    while time.monotonic() < deadline:
+        try:
+            if found := await check():
+                return found
+        except Exception as error:  # noqa: BLE001 — kept for the report
+            last = error
+        await asyncio.sleep(0.1)
+    raise AssertionError(f"not within {within_s} s: {what} (last error: {last!r})")
+
+
+async def qemu_io(uri: str, *commands: str, within_s: float = 20.0, read_only: bool = False) -> float:
+    """Run qemu-io commands on an NBD export; return the seconds it took. A wrong pattern or an error fails."""
+    arguments = [part for command in commands for part in ("-c", command)]
+    began = time.monotonic()
+    process = await asyncio.create_subprocess_exec(
+        *("qemu-io", "-f", "raw", *(["-r"] if read_only else []), *arguments, uri),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        async with asyncio.timeout(within_s):
+            out, _ = await process.communicate()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        raise AssertionError(f"qemu-io {commands} did not end within {within_s} s") from None
+    text = out.decode(errors="replace")
+    assert process.returncode == 0, f"qemu-io {commands}: {text}"
+    assert "verification failed" not in text, f"qemu-io {commands}: {text}"
+    assert "error" not in text.lower(), f"qemu-io {commands}: {text}"
+    return time.monotonic() - began
+
+
+def disk_bytes(folder: Path) -> int:
+    """Bytes that a folder's files occupy on disk."""
+    return sum(path.stat().st_blocks * 512 for path in folder.rglob("*") if path.is_file())
