@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use yuntai_proto::{ChunkIndex, Kind, ServerId, BLOCK_BYTES, CHUNK_BLOCKS, CHUNK_BYTES};
+use yuntai_proto::{ChunkIndex, Kind, Position, ServerId, BLOCK_BYTES, CHUNK_BLOCKS, CHUNK_BYTES};
 
 use crate::api::{Action, Extent, GuestData, GuestError, GuestOp, GuestRequest, Micros, Part};
 use crate::chunk::{Active, Class};
@@ -194,8 +194,18 @@ impl Volume {
                 let data = data.clone();
                 self.sequence_piece(id, Kind::Write, data);
             }
+            // Nothing was ever written there, and absent is zeros: no replica need exist for it.
+            Work::Zero if self.is_blank(piece.chunk) => {
+                let number = piece.chunk;
+                self.chunks[number as usize].remove_active(id);
+                self.piece_done(id);
+            }
             Work::Zero => self.sequence_piece(id, Kind::Zero, Bytes::new()),
         }
+    }
+
+    fn is_blank(&self, number: ChunkIndex) -> bool {
+        self.chunks[number as usize].last == Position::default() && !self.needs_source(number)
     }
 
     /// Start what no longer has to wait in a chunk.

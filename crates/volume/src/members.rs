@@ -198,7 +198,7 @@ impl Volume {
         if let Raised::Degrade(id) | Raised::Readmit(id) = raised {
             let server = self.servers.get_mut(&id).expect("raised for a server of ours");
             server.readmit_at = again;
-            if let Some(wish) = server.degrade.as_mut() {
+            if let (Raised::Degrade(_), Some(wish)) = (raised, server.degrade.as_mut()) {
                 wish.ask_at = again;
             }
             if self.stale.contains(&id) {

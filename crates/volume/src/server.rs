@@ -8,6 +8,9 @@ use yuntai_proto::{ChunkIndex, ServerId};
 use crate::api::{Config, LinkId, Micros};
 use crate::stats::Histogram;
 
+/// A connection that held for so long was a good one.
+const STABLE_US: Micros = 1_000_000;
+
 /// What a server was asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Asked {
@@ -102,13 +105,15 @@ impl Dialer {
         self.link.as_ref().is_some_and(|link| link.state == LinkState::Ready)
     }
 
-    /// The connection is gone: when to try again. At once if it had been good for a while.
+    /// The connection is gone. It is tried again at once, the time after that later and later, until one was good for
+    /// a while.
     pub fn lost(&mut self, now: Micros, config: &Config) -> Option<Link> {
         let link = self.link.take()?;
-        let proven = link.state == LinkState::Ready && now.saturating_sub(link.since) > 1_000_000;
-        self.backoff_us =
-            if proven { 0 } else { (self.backoff_us * 2).clamp(config.backoff_min_us, config.backoff_max_us) };
+        if link.state == LinkState::Ready && now.saturating_sub(link.since) > STABLE_US {
+            self.backoff_us = 0;
+        }
         self.retry_at = now + self.backoff_us;
+        self.backoff_us = (self.backoff_us * 2).clamp(config.backoff_min_us, config.backoff_max_us);
         Some(link)
     }
 }

@@ -19,6 +19,8 @@ use crate::volume::{ask_on, refusal_of, LinkOwner, Volume};
 
 /// A read that no server of a source could answer is tried again after this.
 const RETRY_US: Micros = 200_000;
+/// A connection to a source that takes longer than this to come up is not waited for alone.
+const SOON_US: Micros = 300_000;
 /// Fills under way; what is above is left to the next reader or to background copying.
 const FILL_BYTES_MAX: u64 = 16 << 20;
 /// A source's connection that nobody used for this long is closed.
@@ -154,11 +156,11 @@ impl Volume {
         let ready = candidates.iter().copied().find(|server| dialers[server].ready());
         let Some(server) = ready else {
             let now = self.now;
-            let coming = candidates.iter().any(|server| dialers[server].link.is_some());
-            let due = candidates.iter().copied().find(|server| {
-                let dialer = &self.sources[index].dialers[server];
-                dialer.link.is_none() && dialer.retry_at <= now
-            });
+            let soon = |link: &Link| now.saturating_sub(link.since) < SOON_US;
+            let coming = candidates.iter().any(|server| dialers[server].link.as_ref().is_some_and(soon));
+            let idle = |server: &ServerId| dialers[server].link.is_none() && dialers[server].retry_at <= now;
+            // The one that failed least comes first.
+            let due = candidates.iter().copied().filter(idle).min_by_key(|server| dialers[server].backoff_us);
             if let (false, Some(server)) = (coming, due) {
                 self.dial_source(index, server);
             }

@@ -1,0 +1,497 @@
+//! Three servers and a master, small enough to be believed.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::{Bytes, BytesMut};
+use yuntai_proto::control::{EventAnswer, GatewayEvent, OpenVolume, Source};
+use yuntai_proto::data::{ChunkState, Claim, ClaimReply, Layers, Pull, Refusal};
+use yuntai_proto::frame::{FLAG_DURABLE, FLAG_STATES_ONLY};
+use yuntai_proto::handshake::{json_body, json_frame, refusal_frame};
+use yuntai_proto::{block_crc, Frame, Header, Kind, Position, BLOCK_BYTES, CHUNK_BYTES};
+
+use crate::api::*;
+use crate::Volume;
+
+pub const BLOCK: usize = BLOCK_BYTES;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    Up,
+    /// Connections are refused.
+    Down,
+    /// Takes everything, answers nothing.
+    Silent,
+}
+
+/// `None` is zeros.
+type Blocks = BTreeMap<(u32, u16), Option<Bytes>>;
+
+/// A block of one value.
+pub fn filled(value: u8) -> Option<Bytes> {
+    Some(Bytes::from(vec![value; BLOCK]))
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct ChunkCopy {
+    pub position: Position,
+    pub rebuilding: bool,
+    pub blocks: Blocks,
+}
+
+pub struct Fake {
+    pub mode: Mode,
+    pub fence: u64,
+    pub full: bool,
+    pub parents: Vec<u32>,
+    pub chunks: BTreeMap<u32, ChunkCopy>,
+    pub durable: BTreeMap<u32, ChunkCopy>,
+    /// Blocks that fail their checksum.
+    pub damaged: BTreeSet<(u32, u16)>,
+    /// Bytes are flipped on the way instead of being reported.
+    pub lies: bool,
+    pub flushes: usize,
+    pub pulls: usize,
+    pub inbox: VecDeque<(LinkId, Frame)>,
+}
+
+impl Fake {
+    fn new() -> Self {
+        Self {
+            mode: Mode::Up,
+            fence: 0,
+            full: false,
+            parents: vec![0, 0],
+            chunks: BTreeMap::new(),
+            durable: BTreeMap::new(),
+            damaged: BTreeSet::new(),
+            lies: false,
+            flushes: 0,
+            pulls: 0,
+            inbox: VecDeque::new(),
+        }
+    }
+
+    pub fn block(&self, chunk: u32, layer: u32, block: u16) -> Option<u8> {
+        Some(self.chunks.get(&chunk)?.blocks.get(&(layer, block))?.as_ref()?[0])
+    }
+
+    /// First byte of a block, as a power cut would leave it.
+    pub fn durable_block(&self, chunk: u32, layer: u32, block: u16) -> Option<u8> {
+        Some(self.durable.get(&chunk)?.blocks.get(&(layer, block))?.as_ref()?[0])
+    }
+
+    /// The power goes: what was not flushed is lost.
+    pub fn power_cut(&mut self) {
+        self.chunks = self.durable.clone();
+        self.inbox.clear();
+    }
+
+    fn lookup(&self, chunk: u32, layer: u32, block: u16) -> (u8, Bytes) {
+        let mut layer = layer;
+        loop {
+            match self.chunks.get(&chunk).and_then(|copy| copy.blocks.get(&(layer, block))) {
+                Some(Some(bytes)) => return (2, bytes.clone()),
+                Some(None) => return (1, Bytes::new()),
+                None if layer == 0 => return (0, Bytes::new()),
+                None => layer = self.parents[layer as usize],
+            }
+        }
+    }
+
+    fn answer(&mut self, frame: &Frame, peers: &BTreeMap<String, BTreeMap<u32, ChunkCopy>>) -> Frame {
+        let head = frame.header;
+        let mut ack = Header::new(Kind::Ack, head.request_id);
+        ack.sequence = head.sequence;
+        let ack = Frame::new(ack, Bytes::new(), Bytes::new());
+        if head.generation != 0 && head.generation < self.fence && head.kind != Kind::EndRebuild {
+            return refusal_frame(&head, &Refusal::Fenced { generation: self.fence, session: 1 });
+        }
+        match head.kind {
+            Kind::Claim => {
+                self.parents = json_body::<Claim>(frame).unwrap().parents;
+                let state = |(chunk, copy): (&u32, &ChunkCopy)| ChunkState {
+                    chunk: *chunk,
+                    position: copy.position,
+                    rebuilding: copy.rebuilding,
+                };
+                let chunks = self.chunks.iter().map(state).collect();
+                json_frame(Header::new(Kind::ClaimReply, head.request_id), &ClaimReply { chunks })
+            }
+            Kind::Layers => {
+                self.parents = json_body::<Layers>(frame).unwrap().parents;
+                ack
+            }
+            Kind::Write | Kind::Zero | Kind::Fill => self.mutate(frame, ack),
+            Kind::Flush => {
+                self.durable = self.chunks.clone();
+                self.flushes += 1;
+                ack
+            }
+            Kind::Read => self.read(frame),
+            Kind::BeginRebuild => {
+                if self.full {
+                    return refusal_frame(&head, &Refusal::Full);
+                }
+                let copy = self.chunks.entry(head.chunk).or_default();
+                copy.rebuilding = true;
+                copy.position = Position { generation: 0, sequence: head.sequence - 1 };
+                self.durable = self.chunks.clone();
+                ack
+            }
+            Kind::Pull => {
+                let pull: Pull = json_body(frame).unwrap();
+                self.pulls += 1;
+                let source = peers[&pull.source].get(&head.chunk).cloned().unwrap_or_default();
+                assert!(!source.rebuilding && source.position.sequence >= pull.min_sequence, "a source must be whole");
+                let copy = self.chunks.get_mut(&head.chunk).expect("begun before");
+                copy.blocks = source.blocks;
+                self.damaged.clear();
+                ack
+            }
+            Kind::EndRebuild => {
+                let copy = self.chunks.get_mut(&head.chunk).expect("begun before");
+                assert_eq!(copy.position.sequence, head.sequence, "everything streamed or pulled");
+                copy.position.generation = head.generation;
+                copy.rebuilding = false;
+                self.durable = self.chunks.clone();
+                ack
+            }
+            other => panic!("a gateway sends no {other:?}"),
+        }
+    }
+
+    fn mutate(&mut self, frame: &Frame, ack: Frame) -> Frame {
+        let head = frame.header;
+        let copy = self.chunks.entry(head.chunk).or_default();
+        if head.sequence != copy.position.sequence + 1 {
+            return refusal_frame(&head, &Refusal::OutOfOrder { expected: copy.position.sequence + 1 });
+        }
+        copy.position = Position { generation: head.generation, sequence: head.sequence };
+        let count = usize::from(head.blocks);
+        let mut data = frame.data.chunks_exact(BLOCK);
+        for offset in 0..count {
+            let key = (head.layer, head.block + offset as u16);
+            let value = match head.kind {
+                Kind::Zero => None,
+                Kind::Fill if frame.body[offset] == 1 => None,
+                kind => {
+                    let bytes = data.next().expect("a block for each");
+                    let at = offset * 4 + if kind == Kind::Fill { count } else { 0 };
+                    assert_eq!(frame.body[at..at + 4], block_crc(bytes).to_le_bytes(), "checksum of block {offset}");
+                    Some(Bytes::copy_from_slice(bytes))
+                }
+            };
+            if head.kind != Kind::Fill || !copy.blocks.contains_key(&key) {
+                copy.blocks.insert(key, value);
+            }
+        }
+        if head.flags & FLAG_DURABLE != 0 {
+            self.durable = self.chunks.clone();
+        }
+        ack
+    }
+
+    fn read(&self, frame: &Frame) -> Frame {
+        let head = frame.header;
+        if self.chunks.get(&head.chunk).is_some_and(|copy| copy.rebuilding) {
+            return refusal_frame(&head, &Refusal::Busy { message: "rebuilding".to_owned() });
+        }
+        let blocks = head.block..head.block + head.blocks;
+        let bad = blocks.clone().find(|block| self.damaged.contains(&(head.chunk, *block)));
+        if let (Some(block), false) = (bad, self.lies) {
+            return refusal_frame(&head, &Refusal::Damaged { chunk: head.chunk, block });
+        }
+        let (mut states, mut crcs, mut data) = (Vec::new(), Vec::new(), BytesMut::new());
+        for block in blocks {
+            let (state, bytes) = self.lookup(head.chunk, head.layer, block);
+            let mut bytes = bytes.to_vec();
+            states.push(state);
+            crcs.extend(if state == 2 { block_crc(&bytes) } else { 0 }.to_le_bytes());
+            if state == 2 && self.damaged.contains(&(head.chunk, block)) {
+                bytes[9] ^= 4;
+            }
+            if state == 2 && head.flags & FLAG_STATES_ONLY == 0 {
+                data.extend_from_slice(&bytes);
+            }
+        }
+        states.extend(crcs);
+        let header = Header { kind: Kind::ReadReply, ..head };
+        Frame::new(header, states.into(), data.freeze())
+    }
+}
+
+#[derive(Default)]
+pub struct Master {
+    pub stale: BTreeSet<u32>,
+    /// Hears, and does not answer.
+    pub deaf: bool,
+    pub fenced: bool,
+    pub heard: Vec<String>,
+    pending: Vec<(u64, GatewayEvent)>,
+    pub hydrated: u32,
+}
+
+pub struct Bench {
+    pub volume: Volume,
+    pub servers: BTreeMap<u32, Fake>,
+    pub master: Master,
+    links: BTreeMap<LinkId, u32>,
+    answers: BTreeMap<u64, Result<GuestData, GuestError>>,
+    pub controls: BTreeMap<u64, Result<ControlAnswer, String>>,
+    pub opened: bool,
+    pub closed: Option<CloseReason>,
+    pub now: Micros,
+    next: u64,
+    todo: VecDeque<Event>,
+    pub trace: Vec<String>,
+}
+
+/// Servers 1..=3 hold the volume of two chunks; 11..=13 a source.
+pub fn spec(stale: &[u32]) -> OpenVolume {
+    OpenVolume {
+        volume: 5,
+        generation: 4,
+        token: String::new(),
+        read_token: String::new(),
+        size_bytes: 2 * CHUNK_BYTES,
+        read_only: false,
+        parents: vec![0, 0],
+        head: 1,
+        placement: vec![vec![1, 2, 3], vec![1, 2, 3]],
+        servers: (1..=3).map(|id| (id, format!("s{id}"))).collect(),
+        stale: stale.to_vec(),
+        sources: Vec::new(),
+        hydrated_chunks: 0,
+        export: String::new(),
+        prefer: Vec::new(),
+    }
+}
+
+pub fn source() -> Source {
+    Source {
+        volume: 77,
+        layer: 1,
+        parents: vec![0, 0],
+        token: String::new(),
+        size_bytes: CHUNK_BYTES,
+        placement: vec![vec![11, 12]],
+        servers: (11..=12).map(|id| (id, format!("s{id}"))).collect(),
+    }
+}
+
+impl Bench {
+    pub fn prepared(stale: &[u32], change: impl FnOnce(&mut OpenVolume)) -> Self {
+        let mut spec = spec(stale);
+        change(&mut spec);
+        let ids = (1..=3).chain(11..=12);
+        Self {
+            volume: Volume::new(spec, 1, Config { pull_bytes_per_s_max: 0, ..Config::default() }),
+            servers: ids.map(|id| (id, Fake::new())).collect(),
+            master: Master { stale: stale.iter().copied().collect(), ..Master::default() },
+            links: BTreeMap::new(),
+            answers: BTreeMap::new(),
+            controls: BTreeMap::new(),
+            opened: false,
+            closed: None,
+            now: 1,
+            next: 0,
+            todo: VecDeque::new(),
+            trace: Vec::new(),
+        }
+    }
+
+    pub fn new(stale: &[u32]) -> Self {
+        Self::prepared(stale, |_| {})
+    }
+
+    /// Open, and in service.
+    pub fn open(stale: &[u32]) -> Self {
+        let mut bench = Self::new(stale);
+        bench.pass_ms(50);
+        assert!(bench.opened);
+        bench
+    }
+
+    pub fn config(&mut self, change: impl FnOnce(&mut Config)) {
+        change(&mut self.volume.config);
+    }
+
+    pub fn mode(&mut self, server: u32, mode: Mode) {
+        self.servers.get_mut(&server).unwrap().mode = mode;
+        if mode == Mode::Down {
+            self.cut(server);
+        }
+        self.pump();
+    }
+
+    /// Break its connections; what it was sent and has not processed is lost.
+    pub fn cut(&mut self, server: u32) {
+        self.servers.get_mut(&server).unwrap().inbox.clear();
+        let links: Vec<LinkId> = self.links.iter().filter(|(_, id)| **id == server).map(|(link, _)| *link).collect();
+        for link in links {
+            self.links.remove(&link);
+            self.todo.push_back(Event::Closed { link, reason: "cut".to_owned() });
+        }
+        self.pump();
+    }
+
+    /// The server does the first `keep` of what it has been sent (its answers are lost) and forgets the rest.
+    pub fn drop_unprocessed(&mut self, server: u32, keep: usize) {
+        let fake = self.servers.get_mut(&server).unwrap();
+        let inbox = std::mem::take(&mut fake.inbox);
+        for (_, frame) in inbox.into_iter().take(keep) {
+            fake.answer(&frame, &BTreeMap::new());
+        }
+    }
+
+    pub fn ask(&mut self, op: GuestOp) -> u64 {
+        self.next += 1;
+        self.todo.push_back(Event::Guest(GuestRequest { id: self.next, op }));
+        self.pump();
+        self.next
+    }
+
+    pub fn write(&mut self, offset: u64, value: u8, len: usize) -> u64 {
+        self.ask(GuestOp::Write { offset, data: Bytes::from(vec![value; len]), fua: false })
+    }
+
+    pub fn control(&mut self, request: ControlRequest) -> u64 {
+        self.next += 1;
+        self.todo.push_back(Event::Control { id: self.next, request });
+        self.pump();
+        self.next
+    }
+
+    pub fn answer(&self, id: u64) -> Option<Result<GuestData, GuestError>> {
+        self.answers.get(&id).cloned()
+    }
+
+    pub fn bytes(&self, id: u64) -> Option<Vec<u8>> {
+        let Some(Ok(GuestData::Read(parts))) = self.answers.get(&id) else { return None };
+        let mut out = Vec::new();
+        for part in parts {
+            match part {
+                Part::Zero(len) => out.resize(out.len() + len, 0),
+                Part::Data(data) => out.extend_from_slice(data),
+            }
+        }
+        Some(out)
+    }
+
+    pub fn read(&mut self, offset: u64, len: usize) -> Vec<u8> {
+        let id = self.ask(GuestOp::Read { offset, len: len as u32 });
+        self.bytes(id).unwrap_or_else(|| panic!("the read of {offset} is not answered"))
+    }
+
+    pub fn pass_ms(&mut self, ms: u64) {
+        for _ in 0..ms.div_ceil(10) {
+            self.now += 10_000;
+            self.todo.push_back(Event::Tick);
+            self.pump();
+        }
+    }
+
+    /// Until nothing moves any more.
+    pub fn pump(&mut self) {
+        loop {
+            while let Some(event) = self.todo.pop_front() {
+                self.now += 1;
+                let mut actions = Vec::new();
+                self.volume.apply(event, self.now, &mut actions);
+                actions.into_iter().for_each(|action| self.perform(action));
+            }
+            if !self.work() {
+                return;
+            }
+        }
+    }
+
+    fn work(&mut self) -> bool {
+        let peers = self.servers.iter().map(|(id, server)| (format!("s{id}"), server.chunks.clone())).collect();
+        for server in self.servers.values_mut().filter(|server| server.mode == Mode::Up) {
+            if let Some((link, frame)) = server.inbox.pop_front() {
+                let answer = server.answer(&frame, &peers);
+                if self.links.contains_key(&link) {
+                    self.todo.push_back(Event::Frame { link, frame: answer });
+                }
+                return true;
+            }
+        }
+        false
+    }
+
+    fn perform(&mut self, action: Action) {
+        self.trace.push(super::line(&action));
+        match action {
+            Action::Connect { link, server, address } => {
+                assert_eq!(address, format!("s{server}"));
+                if self.servers[&server].mode == Mode::Down {
+                    self.todo.push_back(Event::Closed { link, reason: "refused".to_owned() });
+                } else {
+                    self.links.insert(link, server);
+                    self.todo.push_back(Event::Connected { link });
+                }
+            }
+            Action::Send { link, frame } => {
+                if let Some(server) = self.links.get(&link) {
+                    self.servers.get_mut(server).unwrap().inbox.push_back((link, frame));
+                }
+            }
+            Action::Drop { link } => {
+                self.links.remove(&link);
+            }
+            Action::Reply { id, result } => assert!(self.answers.insert(id, result).is_none(), "answered twice"),
+            Action::Raise { event, body } => {
+                self.master.pending.push((event, body.clone()));
+                self.master.heard.push(match body {
+                    GatewayEvent::Degrade { server, .. } => format!("degrade {server}"),
+                    GatewayEvent::Readmit { server, .. } => format!("readmit {server}"),
+                    GatewayEvent::Hydrated { chunks, .. } => format!("hydrated {chunks}"),
+                    GatewayEvent::Fenced { .. } => "fenced".to_owned(),
+                });
+                if !self.master.deaf {
+                    self.let_master_answer();
+                }
+            }
+            Action::ControlReply { id, result } => {
+                self.controls.insert(id, result);
+            }
+            Action::Opened => self.opened = true,
+            Action::Closed { reason } => self.closed = Some(reason),
+            Action::Note { .. } => {}
+        }
+    }
+
+    pub fn tell_master(&mut self) {
+        self.let_master_answer();
+        self.pump();
+    }
+
+    fn let_master_answer(&mut self) {
+        for (event, body) in std::mem::take(&mut self.master.pending) {
+            let master = &mut self.master;
+            let set = |stale: &BTreeSet<u32>| EventAnswer::Stale { stale: stale.iter().copied().collect() };
+            let answer = match body {
+                _ if master.fenced => EventAnswer::Fenced {},
+                GatewayEvent::Degrade { server, .. } => {
+                    if master.stale.len() + usize::from(!master.stale.contains(&server)) > 1 {
+                        EventAnswer::Refused { reason: "two must stay".to_owned() }
+                    } else {
+                        master.stale.insert(server);
+                        set(&master.stale)
+                    }
+                }
+                GatewayEvent::Readmit { server, .. } => {
+                    master.stale.remove(&server);
+                    set(&master.stale)
+                }
+                GatewayEvent::Hydrated { chunks, .. } => {
+                    master.hydrated = chunks;
+                    EventAnswer::Ok {}
+                }
+                GatewayEvent::Fenced { .. } => EventAnswer::Ok {},
+            };
+            self.todo.push_back(Event::Answer { event, answer });
+        }
+    }
+}
