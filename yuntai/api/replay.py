@@ -24,8 +24,10 @@ from yuntai.state import Absent, Lease, Store
 
 WINDOW_S = 15 * 60
 NONCE_MAX = 256
-MEMORY_MAX = 1_000_000
-"""Nonces that one process remembers, about 200 bytes each; above that it refuses rather than forgets."""
+MEMORY_MAX = 2_000_000
+"""Nonces that one process remembers, about 100 bytes each; above that it refuses rather than forgets."""
+MEMORY_PER_KEY_MAX = 300_000
+"""Nonces of one AccessKey: what the throttle lets through in the window, so that one key cannot fill the memory."""
 LEASE_TTL_S = 2 * WINDOW_S + 60.0
 LEASE_TURN_S = 600.0
 """How long one lease takes new nonces; then the next begins and this one runs out by itself."""
@@ -54,26 +56,44 @@ def parse_time(text: str) -> float:
 
 
 class NonceMemory:
-    """The nonces of this process, each until its time stamp leaves the window."""
+    """The nonces of this process, by key and by the minute in which their time stamps leave the window."""
 
-    def __init__(self, limit: int = MEMORY_MAX, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        limit: int = MEMORY_MAX,
+        limit_per_key: int = MEMORY_PER_KEY_MAX,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._limit = limit
+        self._limit_per_key = limit_per_key
         self._clock = clock
-        self._seen: set[bytes] = set()
-        self._expiry: deque[tuple[float, bytes]] = deque()
+        self._seen: dict[str, dict[int, set[bytes]]] = {}
+        self._count = 0
+        self._swept_minute = 0
 
-    def remember(self, digest: bytes) -> None:
+    def remember(self, access_key_id: str, nonce: bytes, time_stamp_s: float) -> None:
         """Note a nonce, or raise because it is known or because the memory is full."""
-        now_s = self._clock()
-        while self._expiry and self._expiry[0][0] < now_s:
-            self._seen.discard(self._expiry.popleft()[1])
-        if digest in self._seen:
+        minute = int(self._clock() // 60)
+        if minute != self._swept_minute:
+            self._sweep(minute)
+        mine = self._seen.setdefault(access_key_id, {})
+        if any(nonce in nonces for nonces in mine.values()):
             raise used_again()
-        if len(self._seen) >= self._limit:
+        if self._count >= self._limit or sum(map(len, mine.values())) >= self._limit_per_key:
             raise ThrottledError(1000)
-        self._seen.add(digest)
-        # A time stamp may lie one window ahead and is valid for one window more.
-        self._expiry.append((now_s + 2 * WINDOW_S, digest))
+        mine.setdefault(int((time_stamp_s + WINDOW_S) // 60), set()).add(nonce)
+        self._count += 1
+
+    def _sweep(self, minute: int) -> None:
+        """Forget the nonces of requests that are too old to be accepted again."""
+        self._swept_minute = minute
+        for key, mine in list(self._seen.items()):
+            kept = {end: nonces for end, nonces in mine.items() if end >= minute}
+            if kept:
+                self._seen[key] = kept
+            else:
+                del self._seen[key]
+        self._count = sum(len(nonces) for mine in self._seen.values() for nonces in mine.values())
 
 
 class Replay:
@@ -90,14 +110,15 @@ class Replay:
         """Raise :class:`ApiError` for a request that is too old, from the future, or was seen before."""
         if not 0 < len(claim.nonce) <= NONCE_MAX:
             raise missing_parameter("SignatureNonce")
-        if abs(parse_time(claim.timestamp) - self._clock()) > WINDOW_S:
+        time_stamp_s = parse_time(claim.timestamp)
+        if abs(time_stamp_s - self._clock()) > WINDOW_S:
             raise ApiError(
                 "InvalidTimeStamp.Expired",
                 "Specified time stamp or date value is expired: it differs from the server's by more than 15 minutes; "
                 "set the client's clock.",
             )
         digest = hashlib.blake2b(f"{claim.access_key_id}\n{claim.nonce}".encode(), digest_size=16)
-        self._memory.remember(digest.digest())
+        self._memory.remember(claim.access_key_id, digest.digest(), time_stamp_s)
         if writes:
             nonce = Nonce(id=digest.hexdigest())
             if not await self._store.txn(compare=[Absent(Nonce, nonce.id)], put=[nonce], lease=await self._current()):

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from yuntai import log
 from yuntai.api import catalogue, wire
+from yuntai.api.connections import SILENT_S, Connections
 from yuntai.api.errors import ThrottledError, internal, invalid_parameter, unavailable
 from yuntai.api.markup import JSON_TYPE, XML_TYPE, to_json, to_xml
 from yuntai.api.registry import Action, Call, Context, find
@@ -33,6 +34,8 @@ BODY_TIMEOUT_S = 20.0
 HANDLER_TIMEOUT_S = 30.0
 KEEP_ALIVE_S = 75.0
 METHODS = ("GET", "POST")
+WRITES_PER_S = 100.0
+"""What one AccessKey may change in a second, beside what it may ask in all: each is a durable write in etcd."""
 
 _log = log.get("api")
 
@@ -40,10 +43,19 @@ _log = log.get("api")
 class ApiServer:
     """One listener on one or more addresses."""
 
-    def __init__(self, context: Context, throttle: Throttle | None = None, replay: Replay | None = None) -> None:
+    def __init__(
+        self,
+        context: Context,
+        throttle: Throttle | None = None,
+        write_throttle: Throttle | None = None,
+        replay: Replay | None = None,
+        *,
+        silent_s: float = SILENT_S,
+    ) -> None:
         catalogue.load()
         self._context = context
         self._throttle = throttle or Throttle()
+        self._write_throttle = write_throttle or throttle or Throttle(WRITES_PER_S, 2 * WRITES_PER_S)
         self._replay = replay or Replay(context.writes.inner)
         server = web.Server(
             self._handle,
@@ -53,11 +65,14 @@ class ApiServer:
             max_field_size=HEADER_MAX,
         )
         self._runner = web.ServerRunner(server)
+        self._connections = Connections(lambda: server.connections, silent_s=silent_s)
+        self._sweep: asyncio.Task[None] | None = None
 
     async def start(self, address: str, port: int) -> int:
         """Listen on one more address; return the port (``port`` 0 = any free one)."""
         if self._runner.server is None or not self._runner.sites:
             await self._runner.setup()
+            self._sweep = asyncio.create_task(self._connections.sweep_forever())
         site = web.TCPSite(self._runner, address, port, backlog=512)
         await site.start()
         bound: int = self._runner.addresses[-1][1]
@@ -65,10 +80,17 @@ class ApiServer:
 
     async def close(self) -> None:
         """Stop listening, let running requests end, keep the nonces for the next process."""
+        if self._sweep is not None:
+            self._sweep.cancel()
+            await asyncio.gather(self._sweep, return_exceptions=True)
         await self._runner.cleanup()
         await self._replay.close()
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        with self._connections.request(request.protocol):
+            return await self._answer(request)
+
+    async def _answer(self, request: web.BaseRequest) -> web.Response:
         request_id = str(uuid.uuid4()).upper()
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
@@ -111,8 +133,11 @@ class ApiServer:
             raise claim.mismatch()
         if key.status != "Active":
             raise ApiError("InvalidAccessKeyId.Inactive", "Specified access key is disabled.", 403)
+        writes = _writes(received)
         self._throttle.take(key.id)
-        await self._replay.check(claim, writes=_writes(received))
+        if writes:
+            self._write_throttle.take(key.id)
+        await self._replay.check(claim, writes=writes)
         return key
 
     async def _call(

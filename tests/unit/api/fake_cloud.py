@@ -181,7 +181,14 @@ class FakeConsole:
 async def seed(store: Store) -> None:
     """Write what an operator would before the first tenant comes."""
     now = now_utc()
-    await store.put(Account(id=ACCOUNT, name="tests", created=now, quotas={"instances": 2000, "vcpus": 4000}))
+    await store.put(
+        Account(
+            id=ACCOUNT,
+            name="tests",
+            created=now,
+            quotas={"instances": 4000, "vcpus": 8000, "disks": 8000, "disk_gib": 1 << 20, "keypairs": 9000},
+        )
+    )
     for key, secret, extra in (
         (KEY, SECRET, {"operator": True}),
         (TENANT_KEY, TENANT_SECRET, {}),
@@ -226,12 +233,13 @@ async def seed(store: Store) -> None:
 class FakeCloud:
     """The front and its world on a loop of their own, so that synchronous clients can be used against them."""
 
-    def __init__(self, *, throttle: Throttle | None = None, delay_s: float = 0.0) -> None:
+    def __init__(self, *, throttle: Throttle | None = None, delay_s: float = 0.0, silent_s: float = 90.0) -> None:
         self.store = MemoryStore()
         self.loop = asyncio.new_event_loop()
         self.port = 0
         self._throttle = throttle or Throttle(rate_per_s=1e6, burst=1e6)
         self._delay_s = delay_s
+        self._silent_s = silent_s
         self._ready = threading.Event()
         self._stop: asyncio.Event | None = None
         self._thread = threading.Thread(target=self._run, name="fake-cloud", daemon=True)
@@ -274,7 +282,7 @@ class FakeCloud:
             console=FakeConsole(),
             volumes=FakeVolumes(self.store),
         )
-        server = ApiServer(context, throttle=self._throttle, replay=Replay(self.store))
+        server = ApiServer(context, throttle=self._throttle, replay=Replay(self.store), silent_s=self._silent_s)
         self.port = await server.start("127.0.0.1", 0)
         self._ready.set()
         await self._stop.wait()

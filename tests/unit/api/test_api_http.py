@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import re
+import socket
 from urllib.parse import urlencode, urlsplit
 
 import pytest
@@ -324,3 +325,14 @@ def test_a_fault_of_ours_shows_nothing_of_the_inside(cloud: FakeCloud, monkeypat
     answer = raw_http.rpc(cloud.target, "ResizeVolume", version="2026-11-23", VolumeId="vol-1", SizeGib="1")
     assert answer.code == (500, "InternalError")
     assert "password" not in answer.body.decode()
+
+
+def test_a_request_that_never_ends_its_head_is_dropped() -> None:
+    with FakeCloud(silent_s=0.2) as cloud, socket.create_connection(("127.0.0.1", cloud.port), timeout=10) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow: ")
+        try:
+            left = client.recv(100)
+        except ConnectionResetError:
+            left = b""
+        assert left == b""
+        assert raw_http.rpc(cloud.tenant, "DescribeRegions").status == 200

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from libcloud.common.aliyun import AliyunRequestSignerAlgorithmV1_0
 
 from yuntai.api import catalogue, markup, signature, wire
+from yuntai.api.connections import Connections
 from yuntai.api.errors import ThrottledError
 from yuntai.api.params import LIST_MAX, Params
 from yuntai.api.replay import WINDOW_S, NonceMemory, Replay, parse_time
@@ -228,16 +229,22 @@ def test_a_bucket_fills_again() -> None:
 
 def test_the_memory_of_nonces_is_bounded_and_forgets_what_is_too_old() -> None:
     clock = Clock()
-    memory = NonceMemory(limit=2, clock=clock)
-    memory.remember(b"1")
-    memory.remember(b"2")
+    memory = NonceMemory(limit=3, limit_per_key=2, clock=clock)
+    memory.remember("key", b"1", clock.now_s)
+    memory.remember("key", b"2", clock.now_s + WINDOW_S)
     with pytest.raises(ApiError, match="SignatureNonceUsed"):
-        memory.remember(b"1")
+        memory.remember("key", b"1", clock.now_s + 60)
     with pytest.raises(ThrottledError):
-        memory.remember(b"3")
-    clock.now_s += 2 * WINDOW_S + 1
-    memory.remember(b"3")
-    memory.remember(b"1")
+        memory.remember("key", b"3", clock.now_s)
+    memory.remember("other", b"1", clock.now_s)
+    with pytest.raises(ThrottledError):
+        memory.remember("third", b"1", clock.now_s)
+    clock.now_s += WINDOW_S + 61
+    memory.remember("key", b"1", clock.now_s)
+    with pytest.raises(ApiError, match="SignatureNonceUsed"):
+        memory.remember("key", b"2", clock.now_s)
+    clock.now_s += WINDOW_S
+    memory.remember("key", b"2", clock.now_s)
 
 
 def claim(nonce: str, timestamp: str = "2026-11-23T00:00:00Z") -> signature.Claim:
@@ -269,3 +276,48 @@ async def test_leases_of_nonces_take_turns() -> None:
 async def test_a_nonce_of_an_absurd_length_is_refused() -> None:
     with pytest.raises(ApiError, match="SignatureNonce"):
         await Replay(MemoryStore()).check(claim("x" * 300), writes=False)
+
+
+# ---- connections ---------------------------------------------------------------------------------------------------
+class Transport:
+    """A transport that notes its end."""
+
+    aborted = False
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+class Connection:
+    """A connection as the HTTP library shows it."""
+
+    def __init__(self) -> None:
+        self.transport = Transport()
+
+
+def test_silent_connections_are_dropped_and_busy_ones_stay() -> None:
+    clock = Clock()
+    silent, busy, fresh = Connection(), Connection(), Connection()
+    there = [silent, busy]
+    connections = Connections(lambda: there, silent_s=90, limit=10, clock=clock)
+    with connections.request(busy):
+        assert connections.sweep() == 0
+        clock.now_s += 80
+        there.append(fresh)
+        assert connections.sweep() == 0
+        clock.now_s += 11
+        assert connections.sweep() == 1
+    assert [one.transport.aborted for one in (silent, busy, fresh)] == [True, False, False]
+    there.remove(silent)
+    assert connections.sweep() == 0, "the time of silence begins when a request ends"
+
+
+def test_above_the_limit_the_most_silent_go_first() -> None:
+    clock = Clock()
+    there: list[Connection] = []
+    connections = Connections(lambda: there, limit=2, clock=clock)
+    for _ in range(4):
+        there.append(Connection())
+        clock.now_s += 1
+        connections.sweep()
+    assert [one.transport.aborted for one in there] == [True, True, False, False]
