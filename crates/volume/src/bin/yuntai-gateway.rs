@@ -1,7 +1,9 @@
 //! The volume gateway: serves a compute host's volumes over NBD.
 //!
-//! `yuntai-gateway CONFIG.json`, with `{"host": "h1", "listen": "10.78.0.1:7200", "nbd_dir": "/run/yuntai/nbd",
-//! "cluster_secret_file": "/etc/yuntai/secrets/cluster"}`. SIGTERM or SIGINT: flush every volume, then exit.
+//! `yuntai-gateway --config /etc/yuntai/yuntai.json` takes its part of the cloud's configuration;
+//! `yuntai-gateway OWN.json` takes a file of its own: `{"host": "h1", "listen": "10.78.0.1:7200", "nbd_dir":
+//! "/run/yuntai/nbd", "cluster_secret_file": "/etc/yuntai/secrets/cluster"}`. SIGTERM or SIGINT: flush every volume,
+//! then exit.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -22,11 +24,12 @@ fn main() -> ExitCode {
 }
 
 fn start() -> Result<(), String> {
-    let mut arguments = std::env::args_os().skip(1);
-    let (Some(path), None) = (arguments.next(), arguments.next()) else {
-        return Err("usage: yuntai-gateway CONFIG.json".to_owned());
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    let (config, secret) = match arguments.as_slice() {
+        [option, path] if option == "--config" => GatewayConfig::load_cloud(Path::new(path))?,
+        [path] => GatewayConfig::load(Path::new(path))?,
+        _ => return Err("usage: yuntai-gateway --config CLOUD.json | yuntai-gateway OWN.json".to_owned()),
     };
-    let (config, secret) = GatewayConfig::load(Path::new(&path))?;
     std::fs::create_dir_all(&config.nbd_dir).map_err(|error| format!("nbd_dir {}: {error}", config.nbd_dir.display()))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

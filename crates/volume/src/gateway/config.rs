@@ -1,4 +1,4 @@
-//! The gateway's configuration file.
+//! The gateway's configuration: a file of its own, or the cloud's one file that every process reads.
 
 use std::path::{Path, PathBuf};
 
@@ -6,7 +6,17 @@ use serde::Deserialize;
 
 use crate::api::Config;
 
-/// JSON, given as the program's one argument.
+/// What the gateway takes from the cloud's file (`yuntai.json`); the rest of it is for others.
+#[derive(Debug, Deserialize)]
+struct CloudConfig {
+    host: String,
+    address: String,
+    gateway_port: u16,
+    run_dir: PathBuf,
+    secrets_dir: PathBuf,
+}
+
+/// JSON of its own.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GatewayConfig {
@@ -33,13 +43,35 @@ pub struct GatewayConfig {
 }
 
 impl GatewayConfig {
-    /// Read the file and the secret that it names.
+    /// Read a file of its own, and the secret that it names.
     ///
     /// # Errors
     /// A message that names the file and what is wrong in it.
     pub fn load(path: &Path) -> Result<(Self, Vec<u8>), String> {
-        let text = std::fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-        let config: Self = serde_json::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))?;
+        read::<Self>(path)?.with_secret()
+    }
+
+    /// Read the cloud's file, and the secret in the folder that it names.
+    ///
+    /// # Errors
+    /// A message that names the file and what is wrong in it.
+    pub fn load_cloud(path: &Path) -> Result<(Self, Vec<u8>), String> {
+        let cloud: CloudConfig = read(path)?;
+        let config = Self {
+            host: cloud.host,
+            listen: format!("{}:{}", cloud.address, cloud.gateway_port),
+            nbd_dir: cloud.run_dir.join("nbd"),
+            cluster_secret_file: cloud.secrets_dir.join("cluster"),
+            hydrate_bytes_per_s: None,
+            hydrate_busy_bytes_per_s: None,
+            rebuild_bytes_per_s: None,
+            in_flight_bytes_max: None,
+        };
+        config.with_secret()
+    }
+
+    fn with_secret(self) -> Result<(Self, Vec<u8>), String> {
+        let config = self;
         let file = &config.cluster_secret_file;
         let text = std::fs::read_to_string(file)
             .map_err(|error| format!("cluster_secret_file {}: cannot read it: {error}", file.display()))?;
@@ -60,4 +92,9 @@ impl GatewayConfig {
             ..default
         }
     }
+}
+
+fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    serde_json::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))
 }
