@@ -121,6 +121,7 @@ impl<V: Vfs> Store<V> {
             self.mark_damaged(*key, *block);
         }
         self.journal.forget_below(job.first_segment);
+        self.checkpointed_lsn = job.lsn;
         self.checkpointing = false;
         self.remove_doomed();
     }

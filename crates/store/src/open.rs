@@ -89,6 +89,7 @@ impl<V: Vfs> Store<V> {
             space: vfs.space()?,
             damaged_blocks: 0,
             lost_durable,
+            checkpointed_lsn: start.next_lsn - 1,
             vfs,
             options,
         };

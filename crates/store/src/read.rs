@@ -59,16 +59,46 @@ impl<V: Vfs> Store<V> {
     /// [`Refusal::Damaged`] with the first damaged block, [`Refusal::Invalid`], [`Refusal::Io`], and
     /// [`Refusal::Busy`] while the chunk is being rebuilt.
     pub fn read(&mut self, key: LayerKey, tree: &LayerTree, block: u16, blocks: u16) -> Result<ReadBlocks, Refusal> {
+        match self.look_up(&key, tree, block, blocks)? {
+            Some(found) => self.fetch(&key, block, &found, true),
+            None => Ok(absent(blocks)),
+        }
+    }
+
+    /// As [`Store::read`], but without the bytes.
+    ///
+    /// # Errors
+    /// As [`Store::read`].
+    pub fn read_states(
+        &mut self,
+        key: LayerKey,
+        tree: &LayerTree,
+        block: u16,
+        blocks: u16,
+    ) -> Result<ReadBlocks, Refusal> {
+        match self.look_up(&key, tree, block, blocks)? {
+            Some(found) => self.fetch(&key, block, &found, false),
+            None => Ok(absent(blocks)),
+        }
+    }
+
+    /// `None`: there is nothing of the chunk.
+    fn look_up(
+        &mut self,
+        key: &LayerKey,
+        tree: &LayerTree,
+        block: u16,
+        blocks: u16,
+    ) -> Result<Option<Vec<Found>>, Refusal> {
         check_range(block, blocks)?;
         if key.layer as usize >= tree.len() {
             return Err(Refusal::Invalid { message: format!("layer {}: not below {}", key.layer, tree.len()) });
         }
-        let Some(chunk) = self.chunks.get(&(key.volume, key.chunk)) else { return Ok(absent(blocks)) };
+        let Some(chunk) = self.chunks.get(&(key.volume, key.chunk)) else { return Ok(None) };
         if chunk.rebuilding {
             return Err(Refusal::Busy { message: "the chunk is being rebuilt here".into() });
         }
-        let found = self.resolve(&key, tree, block, blocks).map_err(|error| refusal_of(&error))?;
-        self.fetch(&key, block, &found)
+        self.resolve(key, tree, block, blocks).map(Some).map_err(|error| refusal_of(&error))
     }
 
     /// Read exactly one layer, without its ancestors.
@@ -81,7 +111,7 @@ impl<V: Vfs> Store<V> {
             return Err(Refusal::Busy { message: "the chunk is being rebuilt here".into() });
         }
         let found = self.layer(&key, block, blocks).map_err(|error| refusal_of(&error))?;
-        self.fetch(&key, block, &found)
+        self.fetch(&key, block, &found, true)
     }
 
     fn resolve(&mut self, key: &LayerKey, tree: &LayerTree, block: u16, blocks: u16) -> io::Result<Vec<Found>> {
@@ -198,8 +228,8 @@ impl<V: Vfs> Store<V> {
         Ok(found.iter().map(|found| !found.is_absent()).collect())
     }
 
-    /// Bring and check the bytes.
-    fn fetch(&mut self, key: &LayerKey, block: u16, found: &[Found]) -> Result<ReadBlocks, Refusal> {
+    /// Bring (if wanted) and check the bytes.
+    fn fetch(&mut self, key: &LayerKey, block: u16, found: &[Found], bytes: bool) -> Result<ReadBlocks, Refusal> {
         let mut states = BytesMut::with_capacity(found.len() * 5);
         let mut crcs = Vec::with_capacity(found.len());
         let mut wanted = 0;
@@ -212,6 +242,9 @@ impl<V: Vfs> Store<V> {
             wanted += usize::from(entry.state == BlockState::Data);
         }
         crcs.iter().for_each(|crc| states.put_u32_le(*crc));
+        if !bytes {
+            return Ok(ReadBlocks { body: states.freeze(), data: Bytes::new() });
+        }
         let mut data = BytesMut::zeroed(wanted * BLOCK_BYTES);
         let blocks: Vec<(u16, Found, u32)> = (block..)
             .zip(found)

@@ -89,6 +89,7 @@ pub struct Store<V: Vfs> {
     pub(crate) space: Space,
     pub(crate) damaged_blocks: u64,
     pub(crate) lost_durable: bool,
+    pub(crate) checkpointed_lsn: u64,
 }
 
 /// What a failed disk operation is to the asker.
@@ -230,6 +231,12 @@ impl<V: Vfs> Store<V> {
     #[must_use]
     pub fn synced_lsn(&self) -> u64 {
         self.journal.synced_lsn
+    }
+
+    /// The last record that is in the chunk files.
+    #[must_use]
+    pub fn checkpointed_lsn(&self) -> u64 {
+        self.checkpointed_lsn
     }
 
     /// Bytes of journal.

@@ -49,6 +49,12 @@ impl LayerTree {
         false
     }
 
+    /// Does this tree begin with all of `older`?
+    #[must_use]
+    pub fn grows_from(&self, older: &Self) -> bool {
+        self.parents.starts_with(&older.parents)
+    }
+
     /// Is `ancestor` on the way from `layer` (itself included) to the root? Both must be in the tree.
     #[must_use]
     pub fn is_ancestor(&self, ancestor: LayerId, layer: LayerId) -> bool {
