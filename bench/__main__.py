@@ -8,11 +8,11 @@ import sys
 import time
 from pathlib import Path
 
-from bench import api, create, disk, idle
+from bench import api, create, disk, idle, network
 from bench.measure import CannotMeasure, Options, machine
 from yuntai.lab.layout import default_home
 
-FIGURES = {figure.NAME: figure for figure in (api, idle, create, disk)}
+FIGURES = {figure.NAME: figure for figure in (api, network, idle, create, disk)}
 RESULTS = Path(__file__).resolve().parent / "results"
 
 

@@ -57,6 +57,24 @@ class Inside:
         ):
             await run(*line.split())
 
+    async def bridge(self, netns: list[str], addresses: list[str]) -> None:
+        """Join new namespaces by a bridge of the kernel's, offloads off as for guests: for comparisons."""
+        await run("ip", "link", "add", "bench-br", "type", "bridge")
+        await run("ip", "link", "set", "bench-br", "up")
+        for number, (name, address) in enumerate(zip(netns, addresses, strict=True)):
+            outer, inner = f"bench-o{number}", f"bench-i{number}"
+            for line in (f"ip netns add {name}", f"ip link add {outer} type veth peer name {inner}"):
+                await run(*line.split())
+            hostlinks._offloads_off(outer)
+            hostlinks._offloads_off(inner)
+            for line in (
+                f"ip link set {inner} netns {name} name eth0",
+                f"ip -n {name} link set eth0 mtu 1400 up",
+                f"ip -n {name} address add {address} dev eth0",
+                f"ip link set {outer} master bench-br up",
+            ):
+                await run(*line.split())
+
     async def remove_guest(self, netns: str, port: str) -> None:
         outer = f"g{port[:8]}"
         await run("ovs-vsctl", "--timeout=5", "--if-exists", "del-port", outer)

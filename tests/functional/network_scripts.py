@@ -1,12 +1,13 @@
 """Programs that the network tests run inside guests and the host. No single quotes: some go through a shell."""
 
 ECHO = """
-import socket
-listener = socket.create_server(("", 8000))
-while True:
-    connection, _ = listener.accept()
-    while data := connection.recv(1):
-        connection.send(data)
+import socketserver
+class Handler(socketserver.BaseRequestHandler):
+    def handle(self):
+        while data := self.request.recv(1):
+            self.request.send(data)
+socketserver.ThreadingTCPServer.daemon_threads = True
+socketserver.ThreadingTCPServer(("", 8000), Handler).serve_forever()
 """
 # One connection after the other, each used until it stalls; prints when an answer came and when one stayed away.
 TALK = """

@@ -260,8 +260,8 @@ class Site:
             self.ask("delete", kind=Port.KIND, id=guest.port.id)
         for records in (self.groups, self.vswitches, self.vpcs):
             for record in records.values():
-                self.ask("delete", kind=record.KIND, id=record.id)  # type: ignore[attr-defined]
-            records.clear()  # type: ignore[attr-defined]
+                self.ask("delete", kind=record.KIND, id=record.id)
+            records.clear()
         self.guests.clear()
 
     @staticmethod
