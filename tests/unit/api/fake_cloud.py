@@ -233,13 +233,20 @@ async def seed(store: Store) -> None:
 class FakeCloud:
     """The front and its world on a loop of their own, so that synchronous clients can be used against them."""
 
-    def __init__(self, *, throttle: Throttle | None = None, delay_s: float = 0.0, silent_s: float = 90.0) -> None:
+    def __init__(
+        self,
+        *,
+        throttle: Throttle | None = None,
+        delay_s: float = 0.0,
+        silent_s: float = 90.0,
+        executor: Callable[[Store], Any] | None = None,
+    ) -> None:
         self.store = MemoryStore()
         self.loop = asyncio.new_event_loop()
         self.port = 0
         self._throttle = throttle or Throttle(rate_per_s=1e6, burst=1e6)
-        self._delay_s = delay_s
         self._silent_s = silent_s
+        self._executor = executor or (lambda store: FakeExecutor(store, delay_s))
         self._ready = threading.Event()
         self._stop: asyncio.Event | None = None
         self._thread = threading.Thread(target=self._run, name="fake-cloud", daemon=True)
@@ -272,7 +279,7 @@ class FakeCloud:
         await seed(self.store)
         reads = CachedStore(self.store, FOLLOWED)
         await reads.start()
-        executor = asyncio.create_task(FakeExecutor(self.store, self._delay_s).run())
+        executor = asyncio.create_task(self._executor(self.store).run())
         context = Context(
             region=REGION,
             zone=ZONE,

@@ -32,6 +32,7 @@ def test_the_old_sdk_lives_a_life(cloud: FakeCloud) -> None:
 
 
 def test_libcloud_lives_a_whole_life(cloud: FakeCloud) -> None:
+    OldLife(cloud.tenant).run()  # the account's default network is made by its first instance
     LibcloudLife(cloud.tenant).run()
 
 
