@@ -112,6 +112,7 @@ class Agent:
         self.mute = False
         self.refuses: set[str] = set()  # instances that do not start
         self.clings: set[str] = set()  # disks that their guest does not let go of
+        self.rejects: set[str] = set()  # disks that no running guest takes
 
     async def step(self) -> bool:
         """Act once on every instance; return whether anything changed."""
@@ -139,6 +140,8 @@ class Agent:
         if state == "running" and instance.id in self.refuses:
             state, error = "starting", "the guest was made not to start"
         wanted = instance.disks if state == "running" else ()
+        if before is not None and before.state == "running":
+            wanted = tuple(d for d in wanted if d in had or d not in self.rejects)
         kept = tuple(d for d in had if d in self.clings and d not in wanted and state == "running")
         return ObservedInstance(
             id=instance.id,
@@ -160,6 +163,7 @@ class World:
         self.volumes = MemoryVolumes()
         self.agent = Agent(self.store)
         self.now = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+        self.appeared: dict[str, int] = {}
 
     async def set_up(self, *, hosts: int = 2, vcpus: int = 16, memory_mib: int = 16384) -> None:
         now = now_utc()
@@ -199,7 +203,11 @@ class World:
         return Runner(store, KillingVolumes(self.volumes, fuse), clock=lambda: self.now)  # type: ignore[arg-type]
 
     async def all(self, kind: type[Record]) -> list[Any]:
-        return [found.value for found in await self.store.list(kind)]
+        """Return all records of a kind in the order in which they appeared: ids are random, a seed's walk is not."""
+        found: list[Any] = [one.value for one in await self.store.list(kind)]
+        for one in sorted(found, key=lambda r: (getattr(r, "device", ""), getattr(r, "ip", ""), r.id)):
+            self.appeared.setdefault(one.id, len(self.appeared))
+        return sorted(found, key=lambda r: self.appeared[r.id])
 
     async def unfinished(self) -> list[Job]:
         return [job for job in await self.all(Job) if job.state not in ("done", "failed")]
@@ -209,7 +217,7 @@ class World:
         worker = runner or self.runner()
         for _ in range(rounds):
             jobs = await self.unfinished()
-            outcomes: list[Outcome] = [await worker.advance(job.id) for job in sorted(jobs, key=lambda j: j.created)]
+            outcomes: list[Outcome] = [await worker.advance(job.id) for job in jobs]
             moved = await self.agent.step()
             moved |= await self.reconcile()
             if all(isinstance(outcome, Finished) for outcome in outcomes):
