@@ -131,7 +131,9 @@ def _vswitchd(spec: HostSpec) -> Service:
         "ovn-monitor-all": "true",
     }
     words = ["set open_vswitch .", *(f"external_ids:{key}={value}" for key, value in settings.items())]
-    after = []
+    # Any change without --no-wait returns when the daemon has taken the whole configuration in: devices of a killed
+    # predecessor are then its own.
+    after = ['ovs-vsctl --timeout=50 set open_vswitch . external_ids:yuntai-start="$$"']
     for bridge, (port, mode, address, mtu) in bridges.items():
         words.append(f"-- --may-exist add-br {bridge} -- set bridge {bridge} datapath_type=netdev fail_mode={mode}")
         if port:
@@ -140,7 +142,7 @@ def _vswitchd(spec: HostSpec) -> Service:
         attempt = f"ip link set {bridge} mtu {mtu} up" + (
             f" && ip address replace {address} dev {bridge}" if address else ""
         )
-        after.append(f"n=0; until {attempt} 2>/dev/null; do n=$((n+1)); [ $n -lt 200 ] || exit 1; sleep 0.05; done")
+        after.append(f"n=0; until {attempt} 2>/dev/null; do n=$((n+1)); [ $n -lt 100 ] || exit 1; sleep 0.05; done")
     return Service(
         name="ovs-vswitchd",
         package="openvswitch-switch",
