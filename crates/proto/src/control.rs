@@ -4,9 +4,19 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::types::{ChunkIndex, LayerId, ServerId, VolumeId};
+
+/// JSON's keys are texts, and inside a tagged enum serde does not turn them into numbers by itself.
+fn by_server<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<ServerId, String>, D::Error> {
+    let texts = BTreeMap::<String, String>::deserialize(deserializer)?;
+    let number = |text: &str| {
+        text.parse().map_err(|_| D::Error::custom(format!("servers has the key {text:?}: a server's number is due")))
+    };
+    texts.into_iter().map(|(key, address)| Ok((number(&key)?, address))).collect()
+}
 
 /// Everything a gateway must know to serve a volume.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +40,7 @@ pub struct OpenVolume {
     /// Per chunk the servers of its replicas.
     pub placement: Vec<Vec<ServerId>>,
     /// Where each server listens: `host:port`.
+    #[serde(deserialize_with = "by_server")]
     pub servers: BTreeMap<ServerId, String>,
     /// Servers that are not in the in-sync set of this volume.
     pub stale: Vec<ServerId>,
@@ -59,6 +70,7 @@ pub struct Source {
     /// Per chunk the servers that are in sync.
     pub placement: Vec<Vec<ServerId>>,
     /// Where each server listens.
+    #[serde(deserialize_with = "by_server")]
     pub servers: BTreeMap<ServerId, String>,
 }
 
@@ -97,6 +109,7 @@ pub enum GatewayRequest {
         /// The whole placement, longer than before.
         placement: Vec<Vec<ServerId>>,
         /// Addresses of servers.
+        #[serde(deserialize_with = "by_server")]
         servers: BTreeMap<ServerId, String>,
     },
     /// Every open volume with figures: answer `{"volumes": […], "pid": …, "version": …}`.
@@ -214,3 +227,6 @@ pub struct ServerStatus {
     /// Refuses new chunks because it is full.
     pub full: bool,
 }
+
+#[cfg(test)]
+mod tests;
