@@ -1,8 +1,9 @@
-//! The configuration file.
+//! The configuration: a file of the server's own, or the cloud's `yuntai.json` and the server's number in it.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
 use serde::Deserialize;
 use yuntai_proto::auth::parse_secret;
 use yuntai_proto::ServerId;
@@ -36,6 +37,26 @@ pub(crate) struct Config {
     full_percent: Option<u64>,
 }
 
+/// The parts of the cloud's `yuntai.json` that concern a chunk server.
+#[derive(Deserialize)]
+struct Cloud {
+    address: IpAddr,
+    #[serde(default = "usual_secrets_dir")]
+    secrets_dir: PathBuf,
+    chunkservers: Vec<CloudServer>,
+}
+
+fn usual_secrets_dir() -> PathBuf {
+    "/etc/yuntai/secrets".into()
+}
+
+#[derive(Deserialize)]
+struct CloudServer {
+    id: ServerId,
+    port: u16,
+    path: PathBuf,
+}
+
 /// What the files hold.
 pub(crate) struct Secrets {
     pub(crate) cluster: Vec<u8>,
@@ -54,13 +75,47 @@ fn within(field: &str, value: Option<u64>, low: u64, high: u64) -> Result<(), St
     }
 }
 
+fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+    serde_json::from_str(&text).map_err(|error| error.to_string())
+}
+
+/// How to call the program.
+pub(crate) const USAGE: &str = "usage: yuntai-chunkserver <config.json> | --config <yuntai.json> --id <number>";
+
 impl Config {
-    pub(crate) fn read(path: &Path) -> Result<Self, String> {
-        let shown = path.display();
-        let text = std::fs::read_to_string(path).map_err(|error| format!("{shown}: {error}"))?;
-        let config: Self = serde_json::from_str(&text).map_err(|error| format!("{shown}: {error}"))?;
-        config.check().map_err(|error| format!("{shown}: {error}"))?;
+    /// From the command line.
+    pub(crate) fn of(arguments: &[String]) -> Result<Self, String> {
+        let (path, config) = match arguments {
+            [path] if !path.starts_with('-') => (path, read_json(Path::new(path))),
+            [config, path, id, number] if config == "--config" && id == "--id" => {
+                let number = number.parse().map_err(|_| format!("--id: {number:?}: must be a number"))?;
+                (path, Self::of_cloud(Path::new(path), number))
+            }
+            _ => return Err(USAGE.into()),
+        };
+        let config = config.map_err(|error| format!("{path}: {error}"))?;
+        config.check().map_err(|error| format!("{path}: {error}"))?;
         Ok(config)
+    }
+
+    fn of_cloud(path: &Path, number: ServerId) -> Result<Self, String> {
+        let cloud: Cloud = read_json(path)?;
+        let known: Vec<ServerId> = cloud.chunkservers.iter().map(|server| server.id).collect();
+        let server = cloud.chunkservers.into_iter().find(|server| server.id == number);
+        let server = server.ok_or_else(|| format!("chunkservers: {known:?}: no server {number} among them"))?;
+        Ok(Self {
+            server: number,
+            path: server.path,
+            listen: SocketAddr::new(cloud.address, server.port),
+            cluster_secret_file: cloud.secrets_dir.join("cluster"),
+            token_secret_file: cloud.secrets_dir.join("token"),
+            allow_any_address: false,
+            journal_bytes_max: None,
+            checkpoint_bytes: None,
+            connections_max: None,
+            full_percent: None,
+        })
     }
 
     fn check(&self) -> Result<(), String> {

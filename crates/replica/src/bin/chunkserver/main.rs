@@ -1,4 +1,5 @@
-//! `yuntai-chunkserver <config.json>`: serves one disk's chunk store.
+//! `yuntai-chunkserver <config.json>`, or `yuntai-chunkserver --config <yuntai.json> --id <number>`: serves one disk's
+//! chunk store.
 
 mod config;
 mod handshake;
@@ -53,11 +54,8 @@ fn open_store(config: &Config) -> Result<Store<OsVfs>, Failure> {
 
 fn run() -> Result<(), Failure> {
     let bad_config = |message| Failure { code: BAD_CONFIG, message };
-    let mut arguments = std::env::args_os().skip(1);
-    let (Some(path), None) = (arguments.next(), arguments.next()) else {
-        return Err(bad_config("usage: yuntai-chunkserver <config.json>".into()));
-    };
-    let config = Config::read(std::path::Path::new(&path)).map_err(bad_config)?;
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let config = Config::of(&arguments).map_err(bad_config)?;
     let secrets = config.read_secrets().map_err(bad_config)?;
     let store = open_store(&config)?;
     let usage = store.usage();

@@ -1,0 +1,199 @@
+use super::*;
+use yuntai_proto::data::Pull;
+use yuntai_proto::Position;
+
+/// Carry frames between a pulling server and its source until both are silent.
+fn carry(target: &mut Server, source: &mut Server) -> Vec<Frame> {
+    let mut answers = Vec::new();
+    for _ in 0..10_000 {
+        let mut moved = false;
+        while let Some((connection, frame)) = target.sent.pop_front() {
+            moved = true;
+            match connection {
+                100 => source.frame(200, frame),
+                _ => answers.push(frame),
+            }
+        }
+        while let Some((_, frame)) = source.sent.pop_front() {
+            moved = true;
+            target.frame(100, frame);
+        }
+        if !moved {
+            return answers;
+        }
+    }
+    panic!("the servers never fall silent");
+}
+
+fn pull_frame(min_sequence: u64, bytes_per_s_max: u64) -> Frame {
+    let pull = Pull { source: "there:7101".into(), token: read_token(), min_sequence, bytes_per_s_max };
+    json_frame(header(Kind::Pull), &pull)
+}
+
+fn begin(sequence: u64) -> Frame {
+    plain(Header { sequence, ..header(Kind::BeginRebuild) })
+}
+
+fn end(generation: u64, sequence: u64) -> Frame {
+    plain(Header { generation, sequence, ..header(Kind::EndRebuild) })
+}
+
+/// A source with 600 blocks and a target that missed most of them.
+fn pair() -> (Server, Server) {
+    let (mut target, mut source) = (Server::new(), Server::new());
+    for server in [&mut target, &mut source] {
+        server.open(1);
+        server.claim(1, 1, 9).unwrap();
+        is_ack(&server.ask(1, write(1, 0, 1, 0, 1, 200)));
+    }
+    is_ack(&target.ask(1, write(1, 0, 2, 900, 66, 1)));
+    is_ack(&source.ask(1, write(1, 0, 2, 100, 2, 300)));
+    is_ack(&source.ask(1, write(1, 0, 3, 500, 3, 200)));
+    source.open(200);
+    (target, source)
+}
+
+fn dialed(target: &mut Server) {
+    let (dial, address) = target.dials.pop().expect("the source is called");
+    assert_eq!(address, "there:7101");
+    target.event(Event::Dialed { dial, connection: 100 });
+}
+
+fn assert_equal(target: &mut Server, source: &mut Server) {
+    let versions = |server: &mut Server| server.replica.store().versions(VOLUME, 0, 0).unwrap();
+    assert_eq!(versions(target), versions(source));
+    for block in (0..1000).step_by(100) {
+        let (left, right) = (target.ask(1, read(0, block, 100)), source.ask(1, read(0, block, 100)));
+        assert_eq!((left.body, left.data), (right.body, right.data));
+    }
+}
+
+#[test]
+fn a_returning_server_pulls_while_the_stream_goes_on() {
+    let (mut target, mut source) = pair();
+    is_ack(&target.ask(1, begin(4)));
+    assert!(matches!(refusal(&target.ask(1, read(0, 0, 1))), Refusal::Busy { .. }));
+    target.frame(1, pull_frame(3, 0));
+    dialed(&mut target);
+    // The stream overtakes the pull: blocks 150..152 must end as the stream says.
+    let streamed = write(1, 0, 4, 150, 44, 2);
+    is_ack(&source.ask(1, streamed.clone()));
+    let early = target.sent.pop_front().unwrap();
+    is_ack(&target.ask(1, streamed));
+    target.sent.push_front(early);
+    let answers = carry(&mut target, &mut source);
+    assert!(matches!(&answers[..], [ack] if is_ack(ack)));
+    assert_eq!(refusal(&target.ask(1, end(1, 3))), Refusal::OutOfOrder { expected: 5 });
+    is_ack(&target.ask(1, end(1, 4)));
+    assert_equal(&mut target, &mut source);
+    let position = Position { generation: 1, sequence: 4 };
+    let mut target = Server::over(target.vfs.crash(&mut |_| 0));
+    let state = target.replica.store().chunk_states(VOLUME)[0];
+    assert_eq!((state.position, state.rebuilding), (position, false));
+    target.open(1);
+    target.claim(1, 1, 9).unwrap();
+    assert_equal(&mut target, &mut source);
+}
+
+#[test]
+fn the_source_waits_until_it_is_far_enough() {
+    let (mut target, mut source) = pair();
+    is_ack(&target.ask(1, begin(5)));
+    target.frame(1, pull_frame(4, 0));
+    dialed(&mut target);
+    assert!(carry(&mut target, &mut source).is_empty());
+    // The source has its own writer too; its answer is sorted out by the connection.
+    source.frame(1, write(1, 0, 4, 150, 44, 2));
+    is_ack(&source.sent.pop_front().unwrap().1);
+    let answers = carry(&mut target, &mut source);
+    assert!(matches!(&answers[..], [ack] if is_ack(ack)));
+    is_ack(&target.ask(1, end(1, 4)));
+    assert_equal(&mut target, &mut source);
+}
+
+#[test]
+fn a_source_that_never_gets_there_says_busy() {
+    let (mut target, mut source) = pair();
+    is_ack(&target.ask(1, begin(5)));
+    target.frame(1, pull_frame(4, 0));
+    dialed(&mut target);
+    assert!(carry(&mut target, &mut source).is_empty());
+    source.now_us += 3_000_000;
+    source.event(Event::Tick);
+    let answers = carry(&mut target, &mut source);
+    assert!(matches!(refusal(&answers[0]), Refusal::Busy { .. }));
+    assert_eq!(target.closed, vec![100]);
+}
+
+#[test]
+fn a_pull_fails_with_its_source_its_asker_or_its_chunk() {
+    // The source breaks.
+    let (mut target, _) = pair();
+    is_ack(&target.ask(1, begin(4)));
+    target.frame(1, pull_frame(3, 0));
+    dialed(&mut target);
+    target.sent.clear();
+    target.event(Event::Closed { connection: 100 });
+    assert!(matches!(refusal(&target.sent.pop_front().unwrap().1), Refusal::Busy { .. }));
+    // It cannot be reached.
+    target.frame(1, pull_frame(3, 0));
+    let (dial, _) = target.dials.pop().unwrap();
+    target.event(Event::DialFailed { dial, reason: "no route".into() });
+    assert!(matches!(refusal(&target.sent.pop_front().unwrap().1), Refusal::Busy { .. }));
+    // It says nothing.
+    target.frame(1, pull_frame(3, 0));
+    dialed(&mut target);
+    target.sent.clear();
+    target.now_us += 11_000_000;
+    target.event(Event::Tick);
+    assert!(matches!(refusal(&target.sent.pop_front().unwrap().1), Refusal::Busy { .. }));
+    // A new beginning cancels it.
+    target.frame(1, pull_frame(3, 0));
+    target.frame(1, begin(4));
+    let kinds: Vec<Kind> = target.sent.drain(..).map(|(_, frame)| frame.header.kind).collect();
+    assert_eq!(kinds, vec![Kind::Error, Kind::Ack]);
+    let (dial, _) = target.dials.pop().unwrap();
+    target.closed.clear();
+    target.event(Event::Dialed { dial, connection: 101 });
+    assert_eq!(target.closed, vec![101], "nobody wants it any more");
+    // The asker goes.
+    target.frame(1, pull_frame(3, 0));
+    dialed(&mut target);
+    target.closed.clear();
+    target.event(Event::Closed { connection: 1 });
+    assert_eq!(target.closed, vec![100]);
+}
+
+#[test]
+fn the_rate_is_kept() {
+    let (mut target, mut source) = pair();
+    is_ack(&target.ask(1, begin(4)));
+    target.frame(1, pull_frame(3, 500 << 10));
+    dialed(&mut target);
+    let mut ticks = 0;
+    loop {
+        if let Some(answer) = carry(&mut target, &mut source).pop() {
+            is_ack(&answer);
+            break;
+        }
+        ticks += 1;
+        assert!(ticks < 10_000);
+        target.now_us += 20_000;
+        target.event(Event::Tick);
+    }
+    // 500 blocks are 2,000 KiB; the last window goes without waiting.
+    assert!((30..=200).contains(&ticks), "{ticks} ticks of 20 ms");
+}
+
+#[test]
+fn a_rebuild_must_be_begun_again_after_a_restart() {
+    let (mut target, _) = pair();
+    is_ack(&target.ask(1, begin(4)));
+    let mut target = Server::over(target.vfs.crash(&mut |_| 0));
+    target.open(1);
+    let reply = target.claim(1, 1, 9).unwrap();
+    assert!(reply.chunks[0].rebuilding);
+    assert!(matches!(refusal(&target.ask(1, end(1, 3))), Refusal::Busy { .. }));
+    assert!(matches!(refusal(&target.ask(1, read(0, 0, 1))), Refusal::Busy { .. }));
+    is_ack(&target.ask(1, begin(4)));
+}
