@@ -8,6 +8,7 @@ import signal
 import sys
 
 from yuntai import config, log
+from yuntai.api import collector
 from yuntai.api.cache import CachedStore
 from yuntai.api.console import LocalConsoleReader
 from yuntai.api.registry import Context
@@ -73,6 +74,7 @@ async def serve(settings: config.Config) -> None:
             await asyncio.gather(filling, return_exceptions=True)
             return
         cached = filling.result()
+        collector.calm()
         stack.push_async_callback(cached.stop)
         volumes = await stack.enter_async_context(PanguClient.from_config(settings))
         context = Context(

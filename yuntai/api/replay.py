@@ -16,11 +16,11 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import ClassVar
 
-from yuntai.api.errors import ThrottledError, missing_parameter
+from yuntai.api.errors import ThrottledError, missing_parameter, unavailable
 from yuntai.api.signature import Claim
 from yuntai.control.errors import ApiError
 from yuntai.model.base import Record
-from yuntai.state import Absent, Lease, Store
+from yuntai.state import Absent, Lease, LeaseLost, Store
 
 WINDOW_S = 15 * 60
 NONCE_MAX = 256
@@ -119,10 +119,18 @@ class Replay:
             )
         digest = hashlib.blake2b(f"{claim.access_key_id}\n{claim.nonce}".encode(), digest_size=16)
         self._memory.remember(claim.access_key_id, digest.digest(), time_stamp_s)
-        if writes:
-            nonce = Nonce(id=digest.hexdigest())
-            if not await self._store.txn(compare=[Absent(Nonce, nonce.id)], put=[nonce], lease=await self._current()):
-                raise used_again()
+        if writes and not await self._store_nonce(Nonce(id=digest.hexdigest())):
+            raise used_again()
+
+    async def _store_nonce(self, nonce: Nonce) -> bool:
+        """Write a nonce that must not be there; return whether it was not. A lease that etcd lost is replaced once."""
+        for _ in range(2):
+            lease = await self._current()
+            try:
+                return await self._store.txn(compare=[Absent(Nonce, nonce.id)], put=[nonce], lease=lease)
+            except LeaseLost:
+                lease.lost.set()
+        raise unavailable()
 
     async def close(self) -> None:
         """Stop renewing. The nonces outlive this process by :data:`LEASE_TTL_S`, so that its successor knows them."""

@@ -35,6 +35,7 @@ ACCOUNT = "1000000000000001"
 KEY, SECRET = "YTOPERATORKEY001", "a-secret-that-is-only-for-tests-1"
 TENANT_KEY, TENANT_SECRET = "YTTENANTKEY00001", "a-secret-that-is-only-for-tests-2"
 OFF_KEY = "YTINACTIVEKEY001"
+OTHER_ACCOUNT, OTHER_KEY = "2000000000000002", "YTSTRANGERKEY001"
 REGION, ZONE = "cn-local", "cn-local-a"
 CONSOLE = b"\x1b[2J[    0.000000] Linux version 6.12\r\nlogin: "
 
@@ -195,6 +196,8 @@ async def seed(store: Store) -> None:
         (OFF_KEY, SECRET, {"status": "Inactive"}),
     ):
         await store.put(AccessKey(id=key, account=ACCOUNT, secret=secret, created=now, **extra))  # type: ignore[arg-type]
+    await store.put(AccessKey(id=OTHER_KEY, account=OTHER_ACCOUNT, secret=SECRET, created=now))
+    await store.put(Account(id=OTHER_ACCOUNT, name="strangers", created=now))
     await store.put(
         Host(
             id="h1",

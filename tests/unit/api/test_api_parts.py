@@ -273,6 +273,17 @@ async def test_leases_of_nonces_take_turns() -> None:
     await replay.close()
 
 
+async def test_a_lease_that_etcd_lost_is_replaced() -> None:
+    store, clock = MemoryStore(), Clock(parse_time("2026-11-23T00:00:00Z"))
+    replay = Replay(store, clock=clock)
+    await replay.check(claim("a"), writes=True)
+    store.memory.expire(next(iter(store.memory.leases)))
+    await replay.check(claim("b"), writes=True)
+    with pytest.raises(ApiError, match="SignatureNonceUsed"):
+        await Replay(store, clock=clock).check(claim("b"), writes=True)
+    await replay.close()
+
+
 async def test_a_nonce_of_an_absurd_length_is_refused() -> None:
     with pytest.raises(ApiError, match="SignatureNonce"):
         await Replay(MemoryStore()).check(claim("x" * 300), writes=False)
