@@ -23,7 +23,7 @@ from yuntai.config import ChunkServer, Config, encode
 from yuntai.pangu.client import PanguClient
 
 ROOT = Path(__file__).resolve().parents[2]
-PROGRAMS = ROOT / "target" / "release"
+PROGRAMS = Path(os.environ.get("YUNTAI_PROGRAMS") or ROOT / "target" / "release")
 CHUNKSERVER = PROGRAMS / "yuntai-chunkserver"
 GATEWAY = PROGRAMS / "yuntai-gateway"
 MIB = 1 << 20
@@ -55,7 +55,9 @@ class PanguCluster:
             ],
         )
         # The standby differs in its name and port only.
-        self.standby = msgspec.structs.replace(self.config, host="h2", master_port=ports[5], chunkservers=[])
+        self.standby = msgspec.structs.replace(
+            self.config, host="h2", master_port=ports[5], gateway_port=free_port(), chunkservers=[]
+        )
         self.client: PanguClient
 
     async def start(self) -> None:
@@ -84,10 +86,31 @@ class PanguCluster:
         return len(servers) == 3 and all(s.state == "up" and s.total_bytes for s in servers) and bool(up)
 
     def start_chunkserver(self, number: int) -> None:
-        self._start(f"cs-{number}", CHUNKSERVER, "--config", self.folder / "h1.json", "--id", number)
+        server = self.config.chunkservers[number - 1]
+        secret = self.folder / "secrets"
+        settings = {
+            "server": number,
+            "path": server.path,
+            "listen": f"127.0.0.1:{server.port}",
+            "cluster_secret_file": str(secret / "cluster"),
+            "token_secret_file": str(secret / "token"),
+            "allow_any_address": False,
+        }
+        self._start(f"cs-{number}", CHUNKSERVER, self._settings(f"cs-{number}", settings))
 
     def start_gateway(self) -> None:
-        self._start("gateway", GATEWAY, "--config", self.folder / "h1.json")
+        settings = {
+            "host": "h1",
+            "listen": f"127.0.0.1:{self.config.gateway_port}",
+            "nbd_dir": str(self.folder / "run" / "nbd"),
+            "cluster_secret_file": str(self.folder / "secrets" / "cluster"),
+        }
+        self._start("gateway", GATEWAY, self._settings("gateway", settings))
+
+    def _settings(self, name: str, settings: dict[str, Any]) -> Path:
+        path = self.folder / f"{name}.json"
+        path.write_bytes(msgspec.json.encode(settings))
+        return path
 
     def start_master(self, host: str) -> None:
         self._start(f"master-{host}", sys.executable, "-m", "yuntai.pangu", config=self.folder / f"{host}.json")

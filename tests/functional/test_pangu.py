@@ -21,9 +21,11 @@ from tests.functional.pangu_cluster import (
     qemu_io,
 )
 from yuntai.image.library import export_image, import_image
-from yuntai.model.cluster import VolumeSource
+from yuntai.model.cluster import ChunkServer, VolumeSource
 from yuntai.model.compute import Image
+from yuntai.pangu.client import PanguClient
 from yuntai.pangu.errors import Conflict, InUse, NotFound
+from yuntai.pangu.servers import POLL_S
 from yuntai.state import EtcdStore
 
 pytestmark = [
@@ -52,13 +54,22 @@ async def test_a_volume_lives_and_its_space_comes_back(cluster: PanguCluster) ->
     empty = disk_bytes(cluster.folder / "chunks")
     volume = await client.create_volume(2 * GIB)
     uri = await client.connect(volume.id, "h1")
-    await qemu_io(uri, "write -P 0xab 0 32M", "write -P 0xcd 1G 4M", "flush")
-    await qemu_io(uri, "read -P 0xab 0 32M", "read -P 0xcd 1G 4M", "read -P 0 512M 4M", "read -P 0 2047M 1M")
+    # More than the journals hold, so that it must be in the chunk files.
+    await qemu_io(uri, *(f"write -P 0xab {at}M 32M" for at in range(0, 192, 32)), "write -P 0xcd 1G 4M", "flush")
+    await qemu_io(
+        uri,
+        "read -P 0xab 0 32M",
+        "read -P 0xab 160M 32M",
+        "read -P 0xcd 1G 4M",
+        "read -P 0 512M 4M",
+        "read -P 0 2047M 1M",
+    )
     assert (await client.stats(volume.id))["generation"] == 1
     with pytest.raises(Conflict, match="detach it first"):
         await client.delete_volume(volume.id)
     await client.detach(volume.id, "h1")
-    assert disk_bytes(cluster.folder / "chunks") > empty + 3 * 36 * MIB
+    assert disk_bytes(cluster.folder / "chunks") > empty + 3 * 100 * MIB
+    assert [server.replicas for server in await _polled(client)] == [4, 4, 4]
     # Attached again, everything is there.
     uri = await client.connect(volume.id, "h1")
     await qemu_io(uri, "read -P 0xab 0 32M", "read -P 0xcd 1G 4M", read_only=True)
@@ -73,6 +84,13 @@ async def test_a_volume_lives_and_its_space_comes_back(cluster: PanguCluster) ->
         return False
 
     await eventually(gone, 30, "the deleted volume's record and space are gone")
+    assert [server.replicas for server in await _polled(client)] == [0, 0, 0]
+
+
+async def _polled(client: PanguClient) -> list[ChunkServer]:
+    """The chunk servers, after the master has asked each once more."""
+    await asyncio.sleep(POLL_S + 0.5)
+    return await client.chunkservers()
 
 
 async def test_writes_go_on_without_a_server_which_is_readmitted(cluster: PanguCluster) -> None:

@@ -21,6 +21,7 @@ PING_EVERY_S = 5.0
 PING_TIMEOUT_S = 5.0
 RECONCILE_EVERY_S = 30.0
 EVENTS_AT_ONCE_MAX = 64
+TELL_EVERY_S = 60.0
 
 _log = log.get("gateways")
 
@@ -185,16 +186,17 @@ class Gateways:
 
     async def _keep(self, known: _Gateway) -> None:
         """Connect, serve, and again when the connection is lost."""
-        backoff_s = BACKOFF_FIRST_S
+        loop = asyncio.get_running_loop()
+        backoff_s, tell_at = BACKOFF_FIRST_S, loop.time()
         host = known.record.id
         while True:
             try:
-                channel = await wire.connect(known.record.address, self._office.cluster_secret, self._office.name)
+                channel = await self._office.dial(known.record.address, f"gateway:{host}")
                 try:
                     # Set before the first question: answering events must not wait for anything.
                     known.channel = channel
                     known.ready.set()
-                    backoff_s = BACKOFF_FIRST_S
+                    backoff_s, tell_at = BACKOFF_FIRST_S, loop.time()
                     _log.info("gateway connected", gateway=host)
                     await self._serve(host, channel)
                 finally:
@@ -203,7 +205,10 @@ class Gateways:
                     known.opened = {}
                     await channel.close()
             except (wire.WireError, Unavailable) as error:
-                _log.info("gateway not connected", gateway=host, error=str(error), again_in_s=backoff_s)
+                # A host that is off for a week says so once a minute, not twice a second.
+                if loop.time() >= tell_at:
+                    _log.warning("gateway not connected", gateway=host, error=str(error))
+                    tell_at = loop.time() + TELL_EVERY_S
             except Exception:  # noqa: BLE001 — logged whole
                 # A fault here must not leave the host without a master for ever.
                 _log.exception("the connection to a gateway ended with a fault", gateway=host)

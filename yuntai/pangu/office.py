@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from yuntai.model.cluster import Volume
+from yuntai.pangu import wire
 from yuntai.pangu.errors import NotFound, Unavailable
 from yuntai.state import NotFound as NoRecord
 from yuntai.state import StateError, Unchanged, Versioned
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from yuntai.pangu.tokens import Signer
     from yuntai.state import Store
     from yuntai.state.election import Leader
+
+DIAL_TIMEOUT_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,17 @@ class Office:
             lock = self._locks[volume_id] = asyncio.Lock()
         async with lock:
             yield
+
+    async def dial(self, address: str, expected: str) -> wire.Channel:
+        """Connect to a gateway or chunk server and see that it is who is registered there.
+
+        An event from a process that is taken for another host's, or a status for another disk's, would be believed.
+        """
+        channel = await wire.connect(address, self.cluster_secret, self.name, DIAL_TIMEOUT_S)
+        if channel.peer["server"] != expected:
+            await channel.close()
+            raise wire.WireError(f"{address} is {channel.peer['server']}, but {expected} is registered there")
+        return channel
 
     async def volume(self, volume_id: str) -> Versioned[Volume]:
         """Return a volume's record; raise :class:`~yuntai.pangu.errors.NotFound`."""

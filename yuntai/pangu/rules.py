@@ -57,7 +57,9 @@ def attach(volume: Volume, want: Want, open_generation: int) -> Volume:
         return volume
     if volume.state == "attached" and want.read_only and (volume.host, volume.read_only) != (want.host, True):
         # A reader never takes a volume from a writer: only another writer does, which fences it.
-        raise Conflict(f"volume {volume.id} is attached to {volume.host}; detach it there, or read a clone of a snapshot")
+        raise Conflict(
+            f"volume {volume.id} is attached to {volume.host}; detach it there, or read a clone of a snapshot"
+        )
     if volume.state == "attached" and want.read_only and volume.read_node != want.read_node:
         raise Conflict(f"volume {volume.id} shows node {volume.read_node} on {volume.host}; detach it there first")
     return replace(

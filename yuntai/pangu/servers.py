@@ -154,9 +154,7 @@ class Servers:
     async def _channel(self, server: _Server) -> wire.Channel:
         async with server.lock:
             if server.channel is None or not server.channel.open:
-                server.channel = await wire.connect(
-                    server.record.address, self._office.cluster_secret, self._office.name, STATUS_TIMEOUT_S
-                )
+                server.channel = await self._office.dial(server.record.address, f"cs:{server.record.number}")
             return server.channel
 
     async def _registered(self, event: Reset[ChunkServer] | Put[ChunkServer] | Deleted) -> None:

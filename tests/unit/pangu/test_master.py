@@ -389,6 +389,19 @@ async def _degraded(gateway: Any, volume: Volume) -> Any:
             await asyncio.sleep(0.1)
 
 
+async def test_a_process_at_the_wrong_address_is_not_believed(cluster: Cluster) -> None:
+    """Host h2 is registered at the address of h1's gateway, and cs-2 at that of cs-1."""
+    await cluster.store.put(Gateway(id="h2", address=cluster.gateways["h1"].address))
+    await cluster.store.update(ChunkServer, "cs-2", lambda r: replace(r, address=cluster.servers[0].address))
+    volume = await cluster.client.create_volume(GIB)
+    await cluster.client.attach(volume.id, "h1")
+    await asyncio.sleep(0.5)
+    event = {"op": "degrade", "volume": volume_number(volume.id), "generation": 1, "server": 1, "reason": "x"}
+    assert await cluster.gateways["h1"].raise_event(**event) == {"answer": "stale", "stale": [1]}
+    states = {g["id"]: g["state"] for g in await cluster.client.gateways()}
+    assert states == {"h1": "up", "h2": "down"}
+
+
 async def test_registration_changes_are_followed(cluster: Cluster) -> None:
     volume = await cluster.client.create_volume(GIB)
     gateway = cluster.gateways["h2"]
