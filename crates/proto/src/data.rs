@@ -155,6 +155,14 @@ pub enum Refusal {
         /// The first damaged block.
         block: u16,
     },
+    /// The source of a pull has such a block: the asker is well, pull from another source.
+    #[error("the source refused: block {block} of chunk {chunk} is damaged there")]
+    SourceDamaged {
+        /// The chunk.
+        chunk: ChunkIndex,
+        /// The first damaged block.
+        block: u16,
+    },
     /// Not now: ask again in a moment.
     #[error("busy: {message}")]
     Busy {
@@ -174,3 +182,6 @@ pub enum Refusal {
         message: String,
     },
 }
+
+#[cfg(test)]
+mod tests;

@@ -311,6 +311,7 @@ impl<V: Vfs> Replica<V> {
 /// What the source refused, as ours to the asker: its damage is not ours.
 fn source_refused(frame: &Frame) -> Refusal {
     match json_body::<Refusal>(frame) {
+        Ok(Refusal::Damaged { chunk, block }) => Refusal::SourceDamaged { chunk, block },
         Ok(refusal) => Refusal::Busy { message: format!("the source refused: {refusal}") },
         Err(error) => Refusal::Io { message: format!("the source refused: {error}") },
     }

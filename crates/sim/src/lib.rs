@@ -1,1 +1,22 @@
-//! (being written)
+//! The simulator: the real volume, replica and store in one thread, under one seed, in virtual time.
+//!
+//! The idea is that of FoundationDB's and TigerBeetle's simulators: everything that is not deterministic (time, network,
+//! disks, scheduling) is made here from one random number, so that a failing run is replayed exactly by its seed. What
+//! runs is the code that runs in production; only the shells around it (tokio, sockets, threads) are ours.
+//!
+//! [`run::run`] is one run: a guest works while [`faults`] break connections, freeze and kill servers, cut the power,
+//! fail disks and move the volume to another gateway; then everything is healed, and the disk must come back
+//! (liveness), must hold what it acknowledged ([`history`]), and its replicas must be equal.
+
+pub mod coverage;
+pub mod faults;
+pub mod gateway;
+pub mod guest;
+pub mod history;
+pub mod master;
+pub mod net;
+pub mod run;
+pub mod server;
+pub mod world;
+
+pub use run::{run, Failure};

@@ -158,7 +158,7 @@ impl Volume {
     /// chunk anew from a good one, by the path of a returning server: begin, pull, end. (Writing the bytes back as an
     /// ordinary write would be a new mutation of the head layer, while the damaged block may belong to a frozen one.)
     /// Meanwhile the replica does not count in that chunk, so writes to it wait for the pull: some milliseconds.
-    fn damaged(&mut self, server: ServerId, number: ChunkIndex, block: usize) {
+    pub(crate) fn damaged(&mut self, server: ServerId, number: ChunkIndex, block: usize) {
         self.counters.damaged_blocks += 1;
         self.note(Some(server), Some(number), format!("block {block} is damaged there"));
         let now = self.now;

@@ -52,11 +52,11 @@ impl Volume {
             && self.pull_source(number, id).is_some()
     }
 
-    /// An in-sync server that has the chunk whole; not always the same one.
+    /// An in-sync server that has the chunk whole; not always the same one, and after a failed pull another one.
     fn pull_source(&self, number: ChunkIndex, dest: ServerId) -> Option<ServerId> {
         let chunk = &self.chunks[number as usize];
         let count = chunk.replicas.len();
-        (0..count).map(|step| (step + number as usize) % count).find_map(|index| {
+        (0..count).map(|step| (step + number as usize + self.failed_pulls) % count).find_map(|index| {
             let server = chunk.replicas[index].server;
             let good = (chunk.required & chunk.whole) >> index & 1 == 1;
             (good && server != dest && self.servers[&server].dialer.ready()).then_some(server)
@@ -138,6 +138,7 @@ impl Volume {
         if self.rebuilds.remove(&(number, id)).is_none() {
             return;
         }
+        self.failed_pulls = self.failed_pulls.wrapping_add(1);
         self.note(Some(id), Some(number), format!("rebuild failed: {reason}"));
         let retry_at = self.now + RETRY_US;
         if let Some(index) = self.chunks[number as usize].index_of(id) {

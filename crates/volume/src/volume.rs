@@ -27,7 +27,10 @@ pub(crate) enum Phase {
     Claiming,
     Serving,
     /// Asked to close; the last flush is on its way.
-    Closing { until: Micros, control: u64 },
+    Closing {
+        until: Micros,
+        control: u64,
+    },
     Closed,
 }
 
@@ -90,6 +93,8 @@ pub struct Volume {
     /// Chunks with guests waiting for them.
     pub(crate) urgent: BTreeSet<ChunkIndex>,
     pub(crate) rebuilds: BTreeMap<(ChunkIndex, ServerId), Rebuild>,
+    /// Turns the choice of the source.
+    pub(crate) failed_pulls: usize,
     pub(crate) hydration: Hydration,
     pub(crate) counters: Counters,
 }
@@ -130,6 +135,7 @@ impl Volume {
             behind: BTreeSet::new(),
             urgent: BTreeSet::new(),
             rebuilds: BTreeMap::new(),
+            failed_pulls: 0,
             hydration: Hydration::new(spec.hydrated_chunks),
             counters: Counters::default(),
             spec,
@@ -286,6 +292,9 @@ impl Volume {
         match asked {
             Asked::Read { read } => self.on_read_refused(server, read, refusal),
             Asked::Begin { chunk } | Asked::Pull { chunk, .. } | Asked::End { chunk } => {
+                if let (Asked::Pull { source, .. }, Refusal::SourceDamaged { block, .. }) = (asked, refusal) {
+                    self.damaged(source, chunk, usize::from(*block));
+                }
                 self.on_rebuild_refused(server, chunk, refusal);
             }
             Asked::Mutation { .. } | Asked::Flush { .. } | Asked::Cover { .. } | Asked::Layers | Asked::Claim => {

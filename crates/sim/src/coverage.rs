@@ -1,0 +1,60 @@
+//! What a batch of runs has reached. A state that the faults are there to reach, and that no run did, means that the
+//! tester is broken: Crucible's lossy mode had silently stopped losing anything (its issue 1761).
+
+use std::collections::BTreeMap;
+
+/// States that a batch of runs must reach.
+pub const LISTED: [&str; 16] = [
+    "a server left the in-sync set",
+    "leaving the in-sync set was refused",
+    "a server was readmitted",
+    "a gateway was fenced",
+    "a chunk was rebuilt",
+    "a chunk was levelled at open",
+    "a block was filled from the source",
+    "a chunk was pulled",
+    "a server refused an order",
+    "a damaged block was found",
+    "a snapshot was taken",
+    "a server lost unsynced writes",
+    "the power of everything was cut",
+    "an old gateway was still alive at an open",
+    "a checkpoint ended",
+    "a server ended itself",
+];
+
+/// How often each state was reached.
+#[derive(Clone, Debug, Default)]
+pub struct Coverage(BTreeMap<&'static str, u64>);
+
+impl Coverage {
+    /// A listed state was reached.
+    ///
+    /// # Panics
+    /// If it is not listed.
+    pub fn hit(&mut self, state: &'static str) {
+        assert!(LISTED.contains(&state), "{state:?} is not listed");
+        *self.0.entry(state).or_default() += 1;
+    }
+
+    /// Add another run's.
+    pub fn add(&mut self, other: &Self) {
+        for (state, times) in &other.0 {
+            *self.0.entry(state).or_default() += times;
+        }
+    }
+
+    /// Listed states that were never reached.
+    #[must_use]
+    pub fn missing(&self) -> Vec<&'static str> {
+        LISTED.into_iter().filter(|state| !self.0.contains_key(state)).collect()
+    }
+}
+
+impl std::fmt::Display for Coverage {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        LISTED
+            .into_iter()
+            .try_for_each(|state| writeln!(out, "{:>8}  {state}", self.0.get(state).copied().unwrap_or(0)))
+    }
+}

@@ -1,0 +1,60 @@
+//! A gateway: the real volume, and which of its links is which connection.
+
+use std::collections::BTreeMap;
+
+use yuntai_proto::control::OpenVolume;
+use yuntai_volume::{Action, Config, Event, LinkId, Volume};
+
+use crate::net::ConnId;
+
+/// One gateway with one open volume.
+pub struct Gateway {
+    /// The volume; none once it is closed or its process was killed.
+    pub volume: Option<Volume>,
+    /// The generation that it was granted.
+    pub generation: u64,
+    /// It serves.
+    pub opened: bool,
+    /// Connections of its links.
+    pub links: BTreeMap<LinkId, ConnId>,
+    names: BTreeMap<ConnId, LinkId>,
+}
+
+impl Gateway {
+    /// A gateway that is about to open a volume.
+    #[must_use]
+    pub fn new(spec: OpenVolume, session: u64) -> Self {
+        let config = Config { hydrate_bytes_per_s: 8 << 20, pull_wait_us: 10_000_000, ..Config::default() };
+        let generation = spec.generation;
+        let volume = Some(Volume::new(spec, session, config));
+        Self { volume, generation, opened: false, links: BTreeMap::new(), names: BTreeMap::new() }
+    }
+
+    /// Give an event to the volume, and take what it wants done.
+    pub fn turn(&mut self, event: Event, now_us: u64) -> Vec<Action> {
+        let mut actions = Vec::new();
+        if let Some(volume) = &mut self.volume {
+            volume.apply(event, now_us, &mut actions);
+        }
+        actions
+    }
+
+    /// A link is this connection.
+    pub fn bind(&mut self, link: LinkId, conn: ConnId) {
+        self.links.insert(link, conn);
+        self.names.insert(conn, link);
+    }
+
+    /// The link of a connection that still counts.
+    #[must_use]
+    pub fn link(&self, conn: ConnId) -> Option<LinkId> {
+        self.names.get(&conn).copied()
+    }
+
+    /// The volume has forgotten a link; returns its connection.
+    pub fn unbind(&mut self, link: LinkId) -> Option<ConnId> {
+        let conn = self.links.remove(&link)?;
+        self.names.remove(&conn);
+        Some(conn)
+    }
+}

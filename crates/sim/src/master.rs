@@ -1,0 +1,171 @@
+//! The master as the simulator needs it: it grants generations, keeps the in-sync set, and answers gateways' events by
+//! the same rules as `yuntai/pangu/rules.py`. Its record is etcd: it survives everything.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use yuntai_proto::auth::{sign_token, Rights, Token};
+use yuntai_proto::control::{EventAnswer, GatewayEvent, OpenVolume, Source};
+use yuntai_proto::{LayerId, ServerId, VolumeId, CHUNK_BYTES, IN_SYNC_MIN};
+
+/// The secret that tokens are signed with in the simulator.
+pub const TOKEN_SECRET: &[u8] = b"simulated token secret";
+/// Tokens never expire here.
+const FOR_EVER: u64 = u64::MAX;
+
+/// A volume's record.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// The volume.
+    pub volume: VolumeId,
+    /// Its size.
+    pub size_bytes: u64,
+    /// The newest generation granted.
+    pub generation: u64,
+    /// The layer tree.
+    pub parents: Vec<LayerId>,
+    /// The layer that is written.
+    pub head: LayerId,
+    /// Servers out of the in-sync set.
+    pub stale: BTreeSet<ServerId>,
+    /// Chunks that need no source.
+    pub hydrated_chunks: u32,
+    /// Where absent blocks come from.
+    pub source: Option<(VolumeId, LayerId)>,
+}
+
+/// Every volume's record, and where servers are.
+pub struct Master {
+    /// By volume.
+    pub records: BTreeMap<VolumeId, Record>,
+    servers: Vec<ServerId>,
+}
+
+impl Master {
+    /// A master of these servers.
+    #[must_use]
+    pub fn new(servers: &[ServerId]) -> Self {
+        Self { records: BTreeMap::new(), servers: servers.to_vec() }
+    }
+
+    /// A new volume of `chunks` chunks, three replicas each, all on the first three servers in a turned order.
+    pub fn create(&mut self, volume: VolumeId, chunks: u32, source: Option<(VolumeId, LayerId)>) {
+        let record = Record {
+            volume,
+            size_bytes: u64::from(chunks) * CHUNK_BYTES,
+            generation: 0,
+            parents: vec![0, 0],
+            head: 1,
+            stale: BTreeSet::new(),
+            hydrated_chunks: if source.is_some() { 0 } else { chunks },
+            source,
+        };
+        self.records.insert(volume, record);
+    }
+
+    fn placement(&self, record: &Record) -> Vec<Vec<ServerId>> {
+        let chunks = record.size_bytes / CHUNK_BYTES;
+        (0..chunks)
+            .map(|chunk| {
+                let turn = usize::try_from(chunk).expect("few chunks") % self.servers.len();
+                let turned: Vec<_> = self.servers[turn..].iter().chain(&self.servers[..turn]).copied().collect();
+                turned[..3].to_vec()
+            })
+            .collect()
+    }
+
+    fn token(volume: VolumeId, generation: u64) -> String {
+        let rights = if generation == 0 { Rights::Read } else { Rights::Write };
+        sign_token(TOKEN_SECRET, &Token { volume, rights, generation, expires_unix_s: FOR_EVER })
+    }
+
+    fn addresses(&self) -> BTreeMap<ServerId, String> {
+        self.servers.iter().map(|server| (*server, format!("sim:{server}"))).collect()
+    }
+
+    fn source_of(&self, record: &Record) -> Option<Source> {
+        let (volume, layer) = record.source?;
+        let source = self.records.get(&volume)?;
+        let mut placement = self.placement(source);
+        placement.iter_mut().for_each(|chunk| chunk.retain(|server| !source.stale.contains(server)));
+        Some(Source {
+            volume,
+            layer,
+            parents: source.parents.clone(),
+            token: Self::token(volume, 0),
+            size_bytes: source.size_bytes,
+            placement,
+            servers: self.addresses(),
+        })
+    }
+
+    /// Grant the next generation of a volume: what its gateway must know.
+    pub fn grant(&mut self, volume: VolumeId, prefer: Vec<ServerId>) -> OpenVolume {
+        self.records.get_mut(&volume).expect("the volume exists").generation += 1;
+        self.describe(volume, prefer)
+    }
+
+    /// What the gateway of the current generation must know, as of now.
+    #[must_use]
+    pub fn describe(&self, volume: VolumeId, prefer: Vec<ServerId>) -> OpenVolume {
+        let record = &self.records[&volume];
+        let whole = u64::from(record.hydrated_chunks) * CHUNK_BYTES >= record.size_bytes;
+        OpenVolume {
+            volume,
+            generation: record.generation,
+            token: Self::token(volume, record.generation),
+            read_token: Self::token(volume, 0),
+            size_bytes: record.size_bytes,
+            read_only: false,
+            parents: record.parents.clone(),
+            head: record.head,
+            placement: self.placement(record),
+            servers: self.addresses(),
+            stale: record.stale.iter().copied().collect(),
+            sources: if whole { Vec::new() } else { self.source_of(record).into_iter().collect() },
+            hydrated_chunks: record.hydrated_chunks,
+            export: String::new(),
+            prefer,
+        }
+    }
+
+    /// A snapshot's transaction: the head is frozen, a child of it is the new head.
+    pub fn snapshot(&mut self, volume: VolumeId) -> (Vec<LayerId>, LayerId) {
+        let record = self.records.get_mut(&volume).expect("the volume exists");
+        record.parents.push(record.head);
+        record.head = LayerId::try_from(record.parents.len() - 1).expect("few layers");
+        (record.parents.clone(), record.head)
+    }
+
+    /// Answer a gateway's event, by the record.
+    pub fn answer(&mut self, event: &GatewayEvent) -> EventAnswer {
+        let (GatewayEvent::Degrade { volume, generation, .. }
+        | GatewayEvent::Readmit { volume, generation, .. }
+        | GatewayEvent::Hydrated { volume, generation, .. }
+        | GatewayEvent::Fenced { volume, generation }) = event;
+        let placement = self.placement(&self.records[volume]);
+        let record = self.records.get_mut(volume).expect("the volume exists");
+        if *generation != record.generation {
+            return EventAnswer::Fenced {};
+        }
+        match event {
+            GatewayEvent::Degrade { server, .. } => {
+                let mut stale = record.stale.clone();
+                stale.insert(*server);
+                let enough = |chunk: &Vec<ServerId>| chunk.iter().filter(|s| !stale.contains(s)).count() >= IN_SYNC_MIN;
+                if !placement.iter().all(enough) {
+                    return EventAnswer::Refused { reason: "fewer than two would be left".into() };
+                }
+                record.stale = stale;
+            }
+            GatewayEvent::Readmit { server, .. } => {
+                record.stale.remove(server);
+            }
+            GatewayEvent::Hydrated { chunks, .. } => {
+                record.hydrated_chunks = record.hydrated_chunks.max(*chunks);
+                return EventAnswer::Ok {};
+            }
+            GatewayEvent::Fenced { .. } => return EventAnswer::Ok {},
+        }
+        EventAnswer::Stale { stale: record.stale.iter().copied().collect() }
+    }
+}

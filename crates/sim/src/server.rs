@@ -1,0 +1,80 @@
+//! A chunk server: the real replica and store over a disk in memory.
+
+use yuntai_proto::{ServerId, VolumeId};
+use yuntai_replica::{Action, Config, Event, Now, Replica};
+use yuntai_store::vfs::memory::MemVfs;
+use yuntai_store::{OpenError, Options, Store};
+
+use crate::master::TOKEN_SECRET;
+
+/// Small, so that segments turn and checkpoints happen in a run of some thousand writes.
+const SEGMENT_BYTES: u64 = 256 << 10;
+const JOURNAL_BYTES_MAX: u64 = 4 << 20;
+const CHECKPOINT_BYTES: u64 = 1 << 20;
+const CHECKPOINT_EVERY_US: u64 = 700_000;
+
+/// One server. `replica` is none while its process does not run.
+pub struct Server {
+    /// Its number.
+    pub id: ServerId,
+    /// Its disk; it outlives processes.
+    pub disk: MemVfs,
+    /// Its process.
+    pub replica: Option<Replica<MemVfs>>,
+    /// Starts so far: what was meant for an earlier process never reaches a later one.
+    pub incarnation: u64,
+    /// The highest fence ever seen here: it must never go back.
+    pub fence: u64,
+}
+
+impl Server {
+    /// A server with an empty disk, not started.
+    #[must_use]
+    pub fn new(id: ServerId) -> Self {
+        Self { id, disk: MemVfs::new(), replica: None, incarnation: 0, fence: 0 }
+    }
+
+    /// Start the process over the disk as it is.
+    ///
+    /// # Errors
+    /// The store does not open.
+    pub fn start(&mut self, now_us: u64) -> Result<(), OpenError> {
+        let mut uuid = [0; 16];
+        uuid[..4].copy_from_slice(&self.id.to_le_bytes());
+        let mut options = Options::new(self.id, uuid);
+        options.segment_bytes = SEGMENT_BYTES;
+        options.journal_bytes_max = JOURNAL_BYTES_MAX;
+        let store = Store::open(self.disk.clone(), options)?;
+        let mut config = Config::new(self.id, TOKEN_SECRET);
+        config.checkpoint_bytes = CHECKPOINT_BYTES;
+        config.checkpoint_every_us = CHECKPOINT_EVERY_US;
+        self.replica = Some(Replica::new(config, store, now(now_us)));
+        self.incarnation += 1;
+        Ok(())
+    }
+
+    /// Give an event to the process, and take what it wants done.
+    pub fn turn(&mut self, event: Event<MemVfs>, now_us: u64) -> Vec<Action<MemVfs>> {
+        let Some(replica) = &mut self.replica else { return Vec::new() };
+        replica.apply(event, now(now_us));
+        replica.turn(now(now_us))
+    }
+
+    /// Check that the fence of a volume has not gone back.
+    ///
+    /// # Errors
+    /// It has.
+    pub fn check_fence(&mut self, volume: VolumeId) -> Result<(), String> {
+        let Some(replica) = &mut self.replica else { return Ok(()) };
+        let generation = replica.store().fence(volume).generation;
+        if generation < self.fence {
+            return Err(format!("server {}: the fence went back from {} to {generation}", self.id, self.fence));
+        }
+        self.fence = generation;
+        Ok(())
+    }
+}
+
+fn now(us: u64) -> Now {
+    Now { us, unix_s: 1_000_000 + us / 1_000_000 }
+}

@@ -1,0 +1,551 @@
+//! The world: a queue of things that happen at times, and what each makes happen next.
+
+use std::collections::BTreeMap;
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use yuntai_proto::control::{EventAnswer, GatewayEvent};
+use yuntai_proto::data::Refusal;
+use yuntai_proto::{Frame, Kind, ServerId, VolumeId};
+use yuntai_replica::{Action as ServerAction, DialId, Event as ServerEvent};
+use yuntai_store::vfs::memory::MemVfs;
+use yuntai_store::{CheckpointJob, SyncTicket};
+use yuntai_volume::{Action, CloseReason, Event, LinkId};
+
+use crate::coverage::Coverage;
+use crate::faults::Fault;
+use crate::gateway::Gateway;
+use crate::guest::Guest;
+use crate::master::Master;
+use crate::net::{ConnId, Net, Node, Parcel, Side};
+use crate::server::Server;
+
+/// Microseconds of virtual time.
+pub type Micros = u64;
+
+const GATEWAY_TICK_US: Micros = 10_000;
+const SERVER_TICK_US: Micros = 50_000;
+const RETRY_US: Micros = 10_000;
+
+/// A thing that happens.
+pub enum Job {
+    /// A dialer's connection reaches its acceptor.
+    Establish(ConnId, Dialer),
+    /// Something may arrive at an end.
+    Arrive(ConnId, Side),
+    /// A gateway's clock.
+    GatewayTick(usize),
+    /// A server's clock, of that incarnation.
+    ServerTick(ServerId, u64),
+    /// A sync ends.
+    Synced(ServerId, u64, SyncTicket<MemVfs>),
+    /// A checkpoint does its next step.
+    Checkpoint(ServerId, u64, CheckpointJob<MemVfs>),
+    /// A gateway's event reaches the master.
+    Raised(usize, u64, GatewayEvent),
+    /// The master's answer reaches the gateway.
+    Answered(usize, u64, EventAnswer),
+    /// A snapshot's barrier reaches the gateway.
+    Barrier(usize, yuntai_volume::ControlRequest),
+    /// The guest does something.
+    Guest,
+    /// A fault begins.
+    Fault,
+    /// A fault ends.
+    Heal(Fault),
+}
+
+/// Who dialed.
+#[derive(Clone, Copy)]
+pub enum Dialer {
+    /// A gateway's link.
+    Link(usize, LinkId),
+    /// A server's pull.
+    Pull(ServerId, u64, DialId),
+}
+
+/// Everything there is.
+pub struct World {
+    /// Virtual time.
+    pub now: Micros,
+    /// All chance.
+    pub rng: StdRng,
+    queue: BTreeMap<(Micros, u64), Job>,
+    order: u64,
+    /// Chunk servers.
+    pub servers: BTreeMap<ServerId, Server>,
+    /// Gateways, the present one last.
+    pub gateways: Vec<Gateway>,
+    /// The master.
+    pub master: Master,
+    /// Connections.
+    pub net: Net,
+    /// The guest.
+    pub guest: Guest,
+    /// The volume that the guest uses.
+    pub volume: VolumeId,
+    /// The guest goes on asking.
+    pub working: bool,
+    /// Faults go on beginning.
+    pub faulty: bool,
+    /// In this run bits flip; in the others the power is cut.
+    pub flipping: bool,
+    /// What was reached.
+    pub coverage: Coverage,
+    /// What went wrong: the run has failed.
+    pub wrong: Vec<String>,
+    /// Gateway of each unanswered request.
+    pub asked_of: BTreeMap<u64, usize>,
+    /// Servers that lost unsynced writes since the last flush that was asked after it.
+    pub lossy: std::collections::BTreeSet<ServerId>,
+    /// When unsynced writes were last lost.
+    pub lost_at: Micros,
+    /// When each unanswered flush was asked.
+    pub flush_asked_at: BTreeMap<u64, Micros>,
+    /// The last lines of what happened, for a person.
+    pub log: std::collections::VecDeque<String>,
+}
+
+impl World {
+    /// A world of `count` servers with empty disks, all running.
+    #[must_use]
+    pub fn new(seed: u64, count: ServerId) -> Self {
+        let ids: Vec<ServerId> = (1..=count).collect();
+        let mut world = Self {
+            now: 1_000,
+            rng: StdRng::seed_from_u64(seed),
+            queue: BTreeMap::new(),
+            order: 0,
+            servers: ids.iter().map(|id| (*id, Server::new(*id))).collect(),
+            gateways: Vec::new(),
+            master: Master::new(&ids),
+            net: Net::default(),
+            guest: Guest::new(),
+            volume: 0,
+            working: false,
+            faulty: false,
+            flipping: seed % 4 == 0,
+            coverage: Coverage::default(),
+            wrong: Vec::new(),
+            asked_of: BTreeMap::new(),
+            lossy: std::collections::BTreeSet::new(),
+            lost_at: 0,
+            flush_asked_at: BTreeMap::new(),
+            log: std::collections::VecDeque::new(),
+        };
+        ids.into_iter().for_each(|id| world.start_server(id));
+        world
+    }
+
+    /// Note something for the log of a failing run.
+    pub fn note(&mut self, text: String) {
+        if self.log.len() == 400 {
+            self.log.pop_front();
+        }
+        self.log.push_back(format!("{:>10} {text}", self.now));
+    }
+
+    /// Have something happen `delay` from now.
+    pub fn after(&mut self, delay: Micros, job: Job) {
+        self.order += 1;
+        self.queue.insert((self.now + delay, self.order), job);
+    }
+
+    fn delay(&mut self) -> Micros {
+        if self.rng.gen_bool(0.02) {
+            self.rng.gen_range(500..20_000)
+        } else {
+            self.rng.gen_range(20..400)
+        }
+    }
+
+    /// Let the next thing happen; false if it would be after `end`, or something is wrong.
+    pub fn step(&mut self, end: Micros) -> bool {
+        let Some(entry) = self.queue.first_entry() else { return false };
+        if entry.key().0 > end || !self.wrong.is_empty() {
+            return false;
+        }
+        let ((at, _), job) = entry.remove_entry();
+        self.now = at;
+        self.happen(job);
+        true
+    }
+
+    fn happen(&mut self, job: Job) {
+        match job {
+            Job::Establish(conn, dialer) => self.establish(conn, dialer),
+            Job::Arrive(conn, side) => self.arrive(conn, side),
+            Job::GatewayTick(index) => {
+                self.after(GATEWAY_TICK_US, Job::GatewayTick(index));
+                self.gateway_event(index, Event::Tick);
+            }
+            Job::ServerTick(id, incarnation) => {
+                if self.is_current(id, incarnation) {
+                    self.after(SERVER_TICK_US, Job::ServerTick(id, incarnation));
+                    if !self.net.is_frozen(Node::Server(id)) {
+                        self.server_event(id, ServerEvent::Tick);
+                    }
+                }
+            }
+            Job::Synced(id, incarnation, ticket) => self.synced(id, incarnation, ticket),
+            Job::Checkpoint(id, incarnation, job) => self.checkpoint(id, incarnation, job),
+            Job::Raised(index, event, body) => self.raised(index, event, body),
+            Job::Answered(index, event, answer) => self.answered(index, event, answer),
+            Job::Barrier(index, request) => self.gateway_event(index, Event::Control { id: 1, request }),
+            Job::Guest => self.guest_turn(),
+            Job::Fault => self.begin_fault(),
+            Job::Heal(fault) => self.end_fault(&fault),
+        }
+    }
+
+    fn is_current(&self, id: ServerId, incarnation: u64) -> bool {
+        self.servers[&id].incarnation == incarnation && self.servers[&id].replica.is_some()
+    }
+
+    // Connections.
+
+    fn establish(&mut self, conn: ConnId, dialer: Dialer) {
+        let (Some(from), Some(to)) = (self.net.end(conn, Side::Dialer), self.net.end(conn, Side::Acceptor)) else {
+            return;
+        };
+        if !self.net.passes(from, to) || !self.net.passes(to, from) {
+            self.after(RETRY_US, Job::Establish(conn, dialer));
+            return;
+        }
+        let Node::Server(server) = to else { unreachable!("only servers accept") };
+        let up = self.servers[&server].replica.is_some();
+        if up {
+            let name = format!("{from:?}");
+            self.server_event(server, ServerEvent::Opened { connection: conn, name });
+        }
+        match dialer {
+            Dialer::Link(index, link) if up => self.gateway_event(index, Event::Connected { link }),
+            Dialer::Link(index, link) => {
+                self.gateways[index].unbind(link);
+                self.net.let_go(conn, Side::Dialer);
+                self.gateway_event(index, Event::Closed { link, reason: "connection refused".into() });
+            }
+            Dialer::Pull(id, incarnation, dial) if self.is_current(id, incarnation) => {
+                let event = if up {
+                    ServerEvent::Dialed { dial, connection: conn }
+                } else {
+                    ServerEvent::DialFailed { dial, reason: "connection refused".into() }
+                };
+                self.server_event(id, event);
+            }
+            Dialer::Pull(..) => self.close(conn, Side::Dialer),
+        }
+    }
+
+    fn post(&mut self, conn: ConnId, to: Side, frame: Frame) {
+        self.look_at(&frame);
+        if self.net.send(conn, to, Parcel::Frame(frame)) {
+            let delay = self.delay();
+            self.after(delay, Job::Arrive(conn, to));
+        }
+    }
+
+    /// One end closes a connection: the other end is told some time later.
+    pub fn close(&mut self, conn: ConnId, side: Side) {
+        if self.net.let_go(conn, side) && self.net.send(conn, side.other(), Parcel::Closed) {
+            let delay = self.delay();
+            self.after(delay, Job::Arrive(conn, side.other()));
+        }
+    }
+
+    fn arrive(&mut self, conn: ConnId, side: Side) {
+        let Some(node) = self.net.end(conn, side) else { return };
+        if let Node::Server(id) = node {
+            // A replica whose journal is full does not read; a frozen one neither.
+            if self.servers[&id].replica.as_ref().is_some_and(|replica| !replica.wants(conn)) {
+                self.after(RETRY_US, Job::Arrive(conn, side));
+                return;
+            }
+        }
+        match self.net.arrive(conn, side) {
+            Err(()) => self.after(RETRY_US, Job::Arrive(conn, side)),
+            Ok(None) => {}
+            Ok(Some(parcel)) => match node {
+                Node::Gateway(index) => self.arrive_at_gateway(index, conn, parcel),
+                Node::Server(id) => self.server_event(
+                    id,
+                    match parcel {
+                        Parcel::Frame(frame) => ServerEvent::Frame { connection: conn, frame },
+                        Parcel::Closed => ServerEvent::Closed { connection: conn },
+                    },
+                ),
+                Node::Master => unreachable!("the master has no connection here"),
+            },
+        }
+    }
+
+    fn arrive_at_gateway(&mut self, index: usize, conn: ConnId, parcel: Parcel) {
+        let Some(link) = self.gateways[index].link(conn) else { return };
+        match parcel {
+            Parcel::Frame(frame) => self.gateway_event(index, Event::Frame { link, frame }),
+            Parcel::Closed => {
+                self.gateways[index].unbind(link);
+                self.gateway_event(index, Event::Closed { link, reason: "connection reset".into() });
+            }
+        }
+    }
+
+    fn look_at(&mut self, frame: &Frame) {
+        match frame.header.kind {
+            Kind::Fill => self.coverage.hit("a block was filled from the source"),
+            Kind::Pull => self.coverage.hit("a chunk was pulled"),
+            Kind::EndRebuild => self.coverage.hit("a chunk was rebuilt"),
+            Kind::BeginRebuild if self.gateways.last().is_some_and(|gateway| !gateway.opened) => {
+                self.coverage.hit("a chunk was levelled at open");
+            }
+            Kind::Error => match serde_json_refusal(frame) {
+                Some(Refusal::OutOfOrder { .. }) => self.coverage.hit("a server refused an order"),
+                Some(Refusal::Damaged { .. }) => self.coverage.hit("a damaged block was found"),
+                _ => {}
+            },
+            _ => {}
+        }
+    }
+
+    // Servers.
+
+    /// Start a server's process.
+    pub fn start_server(&mut self, id: ServerId) {
+        let now = self.now;
+        let server = self.servers.get_mut(&id).expect("a server of this world");
+        if server.replica.is_some() {
+            return;
+        }
+        if let Err(error) = server.start(now) {
+            self.wrong.push(format!("server {id} does not start again: {error}"));
+            return;
+        }
+        let incarnation = server.incarnation;
+        if let Err(error) = server.check_fence(self.volume) {
+            self.wrong.push(error);
+        }
+        self.after(SERVER_TICK_US, Job::ServerTick(id, incarnation));
+    }
+
+    /// End a server's process at once; its connections break.
+    pub fn stop_server(&mut self, id: ServerId) {
+        self.servers.get_mut(&id).expect("a server of this world").replica = None;
+        self.hang_up(Node::Server(id));
+    }
+
+    /// All connections of a process that is gone break; what it had sent may or may not still arrive.
+    pub fn hang_up(&mut self, node: Node) {
+        for (conn, side) in self.net.of(node) {
+            if self.rng.gen_bool(0.5) {
+                self.net.lose_in_flight(conn, side.other());
+            }
+            self.close(conn, side);
+        }
+    }
+
+    fn server_event(&mut self, id: ServerId, event: ServerEvent<MemVfs>) {
+        let now = self.now;
+        let server = self.servers.get_mut(&id).expect("a server of this world");
+        let incarnation = server.incarnation;
+        for action in server.turn(event, now) {
+            match action {
+                ServerAction::Send { connection, frame } => {
+                    let to = match self.net.end(connection, Side::Acceptor) {
+                        Some(Node::Server(acceptor)) if acceptor == id => Side::Dialer,
+                        _ => Side::Acceptor,
+                    };
+                    self.post(connection, to, frame);
+                }
+                ServerAction::Close { connection, reason } => {
+                    self.note(format!("server {id} closes {connection}: {reason}"));
+                    let side = match self.net.end(connection, Side::Acceptor) {
+                        Some(Node::Server(acceptor)) if acceptor == id => Side::Acceptor,
+                        _ => Side::Dialer,
+                    };
+                    self.close(connection, side);
+                }
+                ServerAction::Sync(ticket) => {
+                    let delay = self.rng.gen_range(100..4_000);
+                    self.after(delay, Job::Synced(id, incarnation, ticket));
+                }
+                ServerAction::Checkpoint(job) => {
+                    let delay = self.rng.gen_range(50..1_000);
+                    self.after(delay, Job::Checkpoint(id, incarnation, job));
+                }
+                ServerAction::Dial { dial, address } => {
+                    let peer: ServerId = address.trim_start_matches("sim:").parse().expect("addresses of this world");
+                    let conn = self.net.connect(Node::Server(id), Node::Server(peer));
+                    let delay = self.delay();
+                    self.after(delay, Job::Establish(conn, Dialer::Pull(id, incarnation, dial)));
+                }
+                ServerAction::Die { reason } => {
+                    self.note(format!("server {id} ends itself: {reason}"));
+                    self.coverage.hit("a server ended itself");
+                    self.stop_server(id);
+                    let disk = self.servers[&id].disk.restart();
+                    self.servers.get_mut(&id).expect("a server of this world").disk = disk;
+                    self.after(300_000, Job::Heal(Fault::Down(id)));
+                    return;
+                }
+            }
+        }
+    }
+
+    fn synced(&mut self, id: ServerId, incarnation: u64, ticket: SyncTicket<MemVfs>) {
+        if !self.is_current(id, incarnation) {
+            return;
+        }
+        if self.net.is_frozen(Node::Server(id)) {
+            self.after(RETRY_US, Job::Synced(id, incarnation, ticket));
+            return;
+        }
+        let result = ticket.run();
+        self.server_event(id, ServerEvent::Synced { ticket, result });
+    }
+
+    fn checkpoint(&mut self, id: ServerId, incarnation: u64, mut job: CheckpointJob<MemVfs>) {
+        if !self.is_current(id, incarnation) {
+            return;
+        }
+        if self.net.is_frozen(Node::Server(id)) {
+            self.after(RETRY_US, Job::Checkpoint(id, incarnation, job));
+            return;
+        }
+        match job.step() {
+            Ok(false) => {
+                let delay = self.rng.gen_range(20..2_000);
+                self.after(delay, Job::Checkpoint(id, incarnation, job));
+            }
+            result => {
+                self.coverage.hit("a checkpoint ended");
+                let result = result.map(|_| ());
+                self.server_event(id, ServerEvent::Checkpointed { job, result });
+            }
+        }
+    }
+
+    // Gateways and the master.
+
+    /// Grant the next generation to a new gateway.
+    pub fn open_gateway(&mut self, prefer: Vec<ServerId>) {
+        let spec = self.master.grant(self.volume, prefer);
+        let session = self.rng.gen();
+        self.note(format!(
+            "gateway {} opens generation {} stale {:?}",
+            self.gateways.len(),
+            spec.generation,
+            spec.stale
+        ));
+        self.gateways.push(Gateway::new(spec, session));
+        self.after(0, Job::GatewayTick(self.gateways.len() - 1));
+    }
+
+    /// Kill a gateway's process: its connections break and its guests' requests are never answered.
+    pub fn kill_gateway(&mut self, index: usize) {
+        self.gateways[index].volume = None;
+        self.gateways[index].opened = false;
+        self.hang_up(Node::Gateway(index));
+        self.forget_requests(index);
+    }
+
+    fn forget_requests(&mut self, index: usize) {
+        let gone: Vec<u64> = self.asked_of.iter().filter(|(_, of)| **of == index).map(|(id, _)| *id).collect();
+        for id in gone {
+            self.asked_of.remove(&id);
+            self.flush_asked_at.remove(&id);
+            self.guest.forget(id);
+        }
+    }
+
+    /// Give an event to a gateway and do what it wants.
+    pub fn gateway_event(&mut self, index: usize, event: Event) {
+        let now = self.now;
+        for action in self.gateways[index].turn(event, now) {
+            match action {
+                Action::Connect { link, server, .. } => {
+                    let conn = self.net.connect(Node::Gateway(index), Node::Server(server));
+                    self.gateways[index].bind(link, conn);
+                    let delay = self.delay();
+                    self.after(delay, Job::Establish(conn, Dialer::Link(index, link)));
+                }
+                Action::Send { link, frame } => {
+                    if let Some(conn) = self.gateways[index].links.get(&link) {
+                        self.post(*conn, Side::Acceptor, frame);
+                    }
+                }
+                Action::Drop { link } => {
+                    if let Some(conn) = self.gateways[index].unbind(link) {
+                        self.net.lose_in_flight(conn, Side::Acceptor);
+                        self.close(conn, Side::Dialer);
+                    }
+                }
+                Action::Reply { id, result } => self.reply(id, &result),
+                Action::Raise { event, body } => {
+                    let delay = self.delay();
+                    self.after(delay, Job::Raised(index, event, body));
+                }
+                Action::ControlReply { result, .. } => self.note(format!("gateway {index} control: {result:?}")),
+                Action::Opened => {
+                    self.note(format!("gateway {index} serves"));
+                    self.gateways[index].opened = true;
+                }
+                Action::Closed { reason } => {
+                    self.note(format!("gateway {index} is closed: {reason:?}"));
+                    if reason == CloseReason::Fenced {
+                        self.coverage.hit("a gateway was fenced");
+                    }
+                    self.gateways[index].volume = None;
+                    self.gateways[index].opened = false;
+                    self.forget_requests(index);
+                }
+                Action::Note { server, chunk, text } => {
+                    self.note(format!("gateway {index} server {server:?} chunk {chunk:?}: {text}"));
+                }
+            }
+        }
+    }
+
+    fn raised(&mut self, index: usize, event: u64, body: GatewayEvent) {
+        if !self.net.passes(Node::Gateway(index), Node::Master) {
+            self.after(RETRY_US, Job::Raised(index, event, body));
+            return;
+        }
+        let answer = self.master.answer(&body);
+        match (&body, &answer) {
+            (GatewayEvent::Degrade { .. }, EventAnswer::Stale { .. }) => {
+                self.coverage.hit("a server left the in-sync set")
+            }
+            (GatewayEvent::Degrade { .. }, EventAnswer::Refused { .. }) => {
+                self.coverage.hit("leaving the in-sync set was refused");
+            }
+            (GatewayEvent::Readmit { .. }, EventAnswer::Stale { .. }) => self.coverage.hit("a server was readmitted"),
+            _ => {}
+        }
+        self.note(format!("gateway {index} raised {body:?}: {answer:?}"));
+        let delay = self.delay();
+        self.after(delay, Job::Answered(index, event, answer));
+    }
+
+    fn answered(&mut self, index: usize, event: u64, answer: EventAnswer) {
+        if self.net.passes(Node::Master, Node::Gateway(index)) {
+            self.gateway_event(index, Event::Answer { event, answer });
+        } else {
+            self.after(RETRY_US, Job::Answered(index, event, answer));
+        }
+    }
+
+    /// A snapshot: the transaction, and some time later the gateway's barrier.
+    pub fn snapshot(&mut self) {
+        let (parents, head) = self.master.snapshot(self.volume);
+        self.coverage.hit("a snapshot was taken");
+        let Some(index) = self.gateways.len().checked_sub(1) else { return };
+        if self.gateways[index].volume.is_some() {
+            let delay = self.delay();
+            self.after(delay, Job::Barrier(index, yuntai_volume::ControlRequest::Snapshot { parents, head }));
+        }
+    }
+}
+
+fn serde_json_refusal(frame: &Frame) -> Option<Refusal> {
+    yuntai_proto::handshake::json_body(frame).ok()
+}
