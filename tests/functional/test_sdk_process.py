@@ -20,7 +20,8 @@ from tests.etcd_process import EtcdProcess, free_port
 from tests.functional.sdk.clients import NewSdk, Target
 from tests.functional.sdk.lifecycle import Life
 from tests.unit.api import raw_http
-from tests.unit.api.fake_cloud import KEY, REGION, SECRET, FakeExecutor, seed
+from tests.unit.api.fake_cloud import KEY, REGION, SECRET, seed
+from tests.unit.api.fake_executor import FakeExecutor
 from yuntai import config
 from yuntai.state import EtcdStore
 
