@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 async def _instance(world: World, **changes: Any) -> Instance:
     await instances.run_instances(world.store, CALLER, small(**changes))
     await world.drive()
-    return (await world.all(Instance))[0]
+    (made,) = await world.all(Instance)
+    assert isinstance(made, Instance)
+    return made
 
 
 async def _disk(world: World) -> str:
@@ -217,7 +219,7 @@ async def test_killed_while_undoing_nothing_is_left() -> None:
         broken = BreakingVolumes(world.volumes, from_call=1, effect=True)
         fuse = Fuse(point)
         runner = world.runner(fuse)
-        runner._volumes = broken  # type: ignore[assignment]
+        runner._volumes = broken
         try:
             await world.drive(runner)
         except Killed:

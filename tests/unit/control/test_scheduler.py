@@ -32,6 +32,7 @@ async def _instance(host: str, cpu: int = 1, memory_mib: int = 1024) -> Instance
     await world.set_up()
     await instances.create_instance(world.store, CALLER, small())
     (made,) = await world.all(Instance)
+    assert isinstance(made, Instance)
     return msgspec.structs.replace(made, host=host, cpu=cpu, memory_mib=memory_mib)
 
 

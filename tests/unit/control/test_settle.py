@@ -18,6 +18,7 @@ async def _instance(**changes: Any) -> Instance:
     await world.set_up()
     await instances.create_instance(world.store, CALLER, small())
     (made,) = await world.all(Instance)
+    assert isinstance(made, Instance)
     return msgspec.structs.replace(made, host="h1", **changes)
 
 

@@ -200,7 +200,7 @@ class World:
         if fuse is None:
             return Runner(self.store, volumes or self.volumes, clock=lambda: self.now)
         store = KillingStore(self.memory, fuse)
-        return Runner(store, KillingVolumes(self.volumes, fuse), clock=lambda: self.now)  # type: ignore[arg-type]
+        return Runner(store, KillingVolumes(self.volumes, fuse), clock=lambda: self.now)
 
     async def all(self, kind: type[Record]) -> list[Any]:
         """Return all records of a kind in the order in which they appeared: ids are random, a seed's walk is not."""
