@@ -313,3 +313,6 @@ pub enum FrameError {
     #[error("data of {0} bytes is above the limit (at most {DATA_BYTES_MAX}, none before the handshake)")]
     DataTooLong(u32),
 }
+
+#[cfg(test)]
+mod tests;

@@ -127,6 +127,9 @@ impl<V: Vfs> Store<V> {
         theirs: &[(LayerId, u16, BlockEntry)],
     ) -> Result<PullPlan, Refusal> {
         debug_assert!(self.batch.is_empty(), "commit first");
+        if let Some((_, block, _)) = theirs.iter().find(|(_, block, _)| *block >= CHUNK_BLOCKS_U16) {
+            return Err(Refusal::Invalid { message: format!("block {block}: a chunk has {CHUNK_BLOCKS_U16}") });
+        }
         let state = self.chunks.get(&(volume, chunk)).filter(|state| state.rebuilding && state.session.is_some());
         let state = state.ok_or_else(begin_first)?;
         let mut layers: Vec<LayerId> = state.layers.iter().map(|layer| layer.id).collect();

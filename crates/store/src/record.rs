@@ -215,3 +215,6 @@ pub fn changes(header: &Header, body: &[u8], each: &mut dyn FnMut(Change)) -> bo
     }
     true
 }
+
+#[cfg(test)]
+mod tests;
