@@ -8,6 +8,7 @@ not matter.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -92,14 +93,15 @@ class Reconciler:
             self._dirty.add(record.id)
 
     async def _work(self) -> None:
-        full_at = self._clock() + FULL_PASS_S
+        full_at = judge_at = self._clock() + TICK_S
         while True:
-            try:
+            with contextlib.suppress(TimeoutError):  # nothing happened: look at the clock all the same
                 async with asyncio.timeout(TICK_S):
                     await self._wake.wait()
-            except TimeoutError:
-                await self.judge_hosts()
             self._wake.clear()
+            if self._clock() >= judge_at:
+                await self.judge_hosts()
+                judge_at = self._clock() + TICK_S
             if self._clock() >= full_at:
                 self._dirty.update(self._instances)
                 full_at = self._clock() + FULL_PASS_S

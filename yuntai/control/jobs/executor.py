@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from yuntai import log
 from yuntai.control.jobs.bell import Bell
-from yuntai.control.jobs.outcome import Finished, Waiting
+from yuntai.control.jobs.outcome import Finished, Later, Outcome, Waiting
+from yuntai.control.jobs.runner import BACKOFF_MAX_S
 from yuntai.model.cluster import Host, Job, Volume
 from yuntai.model.compute import Disk, Instance, ObservedInstance
 from yuntai.state import Deleted, Put, Reset
@@ -34,9 +35,12 @@ class Executor:
         self._bell = Bell()
         self._slots = asyncio.Semaphore(AT_WORK_MAX)
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._later: dict[str, None] = {}  # jobs above the bound, in order
+        self._running = False
 
     async def run(self) -> None:
         """Run until cancelled, or until a watch ends or breaks; then every task is stopped."""
+        self._running = True
         watchers = [asyncio.create_task(self._watch(kind)) for kind in WATCHED]
         watchers.append(asyncio.create_task(self._watch_jobs()))
         try:
@@ -45,6 +49,7 @@ class Executor:
                 task.result()
             raise RuntimeError("a watch of the executor ended")
         finally:
+            self._running = False
             running = [*watchers, *self._tasks.values()]
             for task in running:
                 task.cancel()
@@ -76,18 +81,38 @@ class Executor:
 
     def _notice(self, job: Job) -> None:
         self._bell.ring(f"job/{job.id}")
-        if job.state in ("done", "failed") or job.id in self._tasks or len(self._tasks) >= TASKS_MAX:
+        if job.state in ("done", "failed") or job.id in self._tasks:
             return
-        task = asyncio.create_task(self._follow(job.id), name=job.id)
-        self._tasks[job.id] = task
-        task.add_done_callback(lambda _: self._tasks.pop(job.id, None))
+        if len(self._tasks) >= TASKS_MAX:
+            self._later[job.id] = None
+            return
+        self._start(job.id)
+
+    def _start(self, job_id: str) -> None:
+        task = asyncio.create_task(self._follow(job_id), name=job_id)
+        self._tasks[job_id] = task
+        task.add_done_callback(lambda _: self._ended(job_id))
+
+    def _ended(self, job_id: str) -> None:
+        self._tasks.pop(job_id, None)
+        if self._later and self._running:
+            following = next(iter(self._later))
+            del self._later[following]
+            self._start(following)
+
+    async def _advance(self, job_id: str) -> Outcome:
+        try:
+            return await self._runner.advance(job_id)
+        except Exception as error:  # noqa: BLE001 — a fault of ours in one job must not stop the others, nor end this one
+            _log.exception("job could not be advanced", job=job_id)
+            return Later(BACKOFF_MAX_S, str(error))
 
     async def _follow(self, job_id: str) -> None:
         """Carry one job to its end."""
         while True:
             mark = self._bell.mark()
             async with self._slots:
-                outcome = await self._runner.advance(job_id)
+                outcome = await self._advance(job_id)
             match outcome:
                 case Finished():
                     return
