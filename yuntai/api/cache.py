@@ -162,6 +162,19 @@ class CachedStore(Store):
         found: Versioned[T] | None = self.caches[kind].records.get(id)
         return found.value if found else None
 
+    async def seen(self, kind: type[T], record_id: str, holds: Holds[T], timeout_s: float) -> bool:
+        """Wait until ``holds`` is true of a followed record (None where there is none); return whether it became so."""
+        cache: Cache[T] = self.caches[kind]
+        with cache.expect(record_id, holds) as expectation:
+            if holds(cache.records.get(record_id)):
+                return True
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await expectation.met.wait()
+            except TimeoutError:
+                return False
+        return True
+
     async def get(self, kind: type[T], id: str) -> Versioned[T] | None:  # noqa: A002 — the record's own word
         """See :meth:`Store.get`."""
         cache = None if self._fresh else self.caches.get(kind)

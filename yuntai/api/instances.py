@@ -10,7 +10,11 @@ from yuntai.api.instance_shapes import CREATE, RESPONSES
 from yuntai.api.registry import ECS, Call, action
 from yuntai.control.requests import instances
 from yuntai.control.requests.types import DiskSpec, InstanceChange, InstanceResponse, RunInstances
+from yuntai.model.compute import Instance
+from yuntai.state import Versioned
 
+CREATED_WAIT_S = 20.0
+"""How long CreateInstance waits; an instance that is not made by then is answered as Pending."""
 _ONE = "InstanceId! DryRun:b"
 _MANY = "InstanceId![] DryRun:b BatchOptimization"
 
@@ -75,9 +79,15 @@ async def run_instances(call: Call) -> dict[str, Any]:
 
 @action(ECS, "CreateInstance", CREATE, "InstanceId OrderId TradePrice:f")
 async def create_instance(call: Call) -> dict[str, Any]:
-    """Create one instance, which ends Stopped."""
+    """Create one instance and answer when it is Stopped: clients start it in the next breath."""
     request = msgspec.structs.replace(_request(call), amount=1, min_amount=0)
-    return {"InstanceId": await instances.create_instance(call.context.writes, call.caller, request)}
+    instance_id = await instances.create_instance(call.context.writes, call.caller, request)
+    await call.context.reads.seen(Instance, instance_id, _is_made, CREATED_WAIT_S)
+    return {"InstanceId": instance_id}
+
+
+def _is_made(found: Versioned[Instance] | None) -> bool:
+    return found is None or found.value.status != "Pending"
 
 
 @action(ECS, "StartInstance", _ONE)

@@ -25,6 +25,8 @@ def test_states_on_the_way_are_waited_for() -> None:
         sdk = NewSdk(slow.tenant)
         Life(sdk).run()
         assert sdk.recorder.problems() == []
+        OldLife(slow.tenant).run()
+        LibcloudLife(slow.tenant).run()
 
 
 def test_the_old_sdk_lives_a_life(cloud: FakeCloud) -> None:
