@@ -24,11 +24,14 @@ def main() -> int:
     parser.add_argument("--repeat", type=int, default=3, help="runs of which the median counts (default 3)")
     parser.add_argument("--home", type=Path, default=default_home(), help="data folder of the running cloud")
     parser.add_argument("--uri", default="", help="disk: an NBD URI of a Yuntai disk, instead of making one")
+    parser.add_argument("--case", default="", help="disk: only the cases whose name has this text, such as 1m")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the JSON files")
     chosen = parser.parse_args()
     if unknown := set(chosen.figure) - FIGURES.keys():
         parser.error(f"there is no figure {', '.join(sorted(unknown))}; choose from {', '.join(FIGURES)}")
-    options = Options(seconds=chosen.seconds, repeat=chosen.repeat, home=chosen.home.absolute(), uri=chosen.uri)
+    options = Options(
+        seconds=chosen.seconds, repeat=chosen.repeat, home=chosen.home.absolute(), uri=chosen.uri, case=chosen.case
+    )
     facts = machine()
     print(", ".join(f"{name} {value}" for name, value in facts.items()))  # noqa: T201
     missed = []

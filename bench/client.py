@@ -78,6 +78,8 @@ class Client:
     async def get(self, target: str) -> tuple[int, bytes]:
         """Send one request and return status and body."""
         async with asyncio.timeout(ANSWER_S):
+            if self._reader is not None and self._reader.at_eof():
+                await self.close()  # the server lets go of a connection that was silent for a while
             if self._writer is None or self._reader is None:
                 self._reader, self._writer = await asyncio.open_connection(self._host, self._port)
             self._writer.write(f"GET {target} HTTP/1.1\r\nHost: {self._host}:{self._port}\r\n\r\n".encode())

@@ -83,7 +83,7 @@ async def _first_packet(cloud: Cloud, vswitch: str, address: str) -> float:
     netns = names.netns(vswitch)
     # -c 1 with a deadline: go on until one probe is answered; ping(8).
     script = (
-        f"for i in $(seq 3000); do ip netns exec {netns} true 2>/dev/null && break; sleep 0.02; done; "
+        f"for i in $(seq 3000); do ip -n {netns} route get {address} >/dev/null 2>&1 && break; sleep 0.02; done; "
         f"exec ip netns exec {netns} ping -n -D -i 0.02 -W 1 -c 1 -w {LIMIT_S} {address}"
     )
     process = await asyncio.create_subprocess_exec(

@@ -34,6 +34,7 @@ class Options:
     repeat: int
     home: Path
     uri: str = ""
+    case: str = ""
 
 
 @dataclass(slots=True)
