@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from yuntai import log
 from yuntai.model.base import Record
-from yuntai.state import Deleted, Put, Reset
+from yuntai.state import Deleted, Put, Reset, StateError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from yuntai.state import Store
 
 T = TypeVar("T", bound=Record)
+RETRY_S = 2.0
+_LOG = log.get("compute.inventory")
 
 
 class Mirror(Generic[T]):
@@ -37,6 +40,15 @@ class Mirror(Generic[T]):
 
     async def run(self) -> None:
         """Follow the records for ever."""
+        while True:
+            try:
+                await self._follow()
+            except StateError as error:
+                # A record that this build cannot read, say: what is known stays, and guests run on.
+                _LOG.error("records cannot be followed", kind=self._kind.KIND, error=str(error))
+            await asyncio.sleep(RETRY_S)
+
+    async def _follow(self) -> None:
         async for event in self._store.watch(self._kind):
             match event:
                 case Reset():
