@@ -268,9 +268,8 @@ async def test_a_killed_gateway_is_replaced_under_the_next_generation(storage: S
 async def test_a_clone_of_a_snapshot_taken_while_writing(storage: Storage) -> None:
     origin = storage.create(128 * MIB)
     target = await storage.open(origin)
-    await fio(
-        target, "--rw=write", "--bs=64k", "--size=80m", "--verify=pattern", "--verify_pattern=%o", "--do_verify=0"
-    )
+    pattern = ("--verify=pattern", "--verify_pattern=%o", "--bs=64k")
+    await fio(target, "--rw=write", "--size=80m", "--do_verify=0", *pattern)
     noise = asyncio.create_task(
         fio(target, "--rw=randwrite", "--bs=4k", "--offset=100m", "--size=16m", "--time_based", "--runtime=3")
     )
@@ -284,7 +283,7 @@ async def test_a_clone_of_a_snapshot_taken_while_writing(storage: Storage) -> No
     copy = await storage.open(clone)
     assert time.monotonic() - begun < 2
     await qemu_io(copy, "read -P 0 130M 1M", "write -P 5 10M 512", "read -P 5 10M 512")
-    check = ("--rw=read", "--bs=64k", "--verify=pattern", "--verify_pattern=%o", "--verify_only=1")
+    check = ("--rw=read", "--verify_only=1", *pattern)
     await fio(copy, *check, "--size=8m")
     await hydrated(storage, clone)
     await storage.close(origin)
@@ -346,11 +345,8 @@ async def test_growing_and_the_end_of_the_disk(storage: Storage) -> None:
 async def test_a_stop_flushes_and_clients_come_back(storage: Storage) -> None:
     volume = storage.create(64 * MIB)
     target = await storage.open(volume)
-    slow = target.replace("nbd+unix", "nbd+unix")
-    image = (
-        f'json:{{"driver":"nbd","server":{{"type":"unix","path":"{slow.split("socket=")[1]}"}},'
-        f'"export":"{volume.export}","reconnect-delay":30}}'
-    )
+    server = {"type": "unix", "path": target.split("socket=")[1]}
+    image = "json:" + json.dumps({"driver": "nbd", "server": server, "export": volume.export, "reconnect-delay": 30})
     job = asyncio.create_task(run("qemu-img", "bench", "-c", "60000", "-d", "8", "-s", "4096", "-w", image))
     await asyncio.sleep(1)
     assert storage.kill("gateway", signal.SIGTERM) == 0

@@ -44,8 +44,11 @@ impl Volume {
                 Some(link) => {
                     if let Some(reason) = link.overdue(self.now, &self.config) {
                         self.fail_link(id, reason);
-                        // A server that accepts and does not answer would look well again at once.
-                        self.wish_degrade(id, reason);
+                        // A server that accepts and does not answer would look well again at once. (At the open
+                        // each is given its whole time.)
+                        if self.phase != Phase::Claiming {
+                            self.wish_degrade(id, reason);
+                        }
                     }
                 }
             }

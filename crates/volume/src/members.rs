@@ -127,10 +127,8 @@ impl Volume {
         let (volume, generation, now) = (self.spec.volume, self.spec.generation, self.now);
         let wishes = |wish: &DegradeWish| wish.ask_at <= now;
         let candidates = self.servers.values().filter(|server| server.required);
-        let due: Vec<ServerId> = candidates
-            .filter(|server| server.degrade.as_ref().is_some_and(wishes))
-            .map(|server| server.id)
-            .collect();
+        let due: Vec<ServerId> =
+            candidates.filter(|server| server.degrade.as_ref().is_some_and(wishes)).map(|server| server.id).collect();
         if let Some(id) = due.into_iter().find(|id| self.can_spare(*id)) {
             let reason = self.servers[&id].degrade.as_ref().map_or(String::new(), |wish| wish.reason.clone());
             self.note(Some(id), None, format!("asking the master to degrade it: {reason}"));
@@ -223,7 +221,8 @@ impl Volume {
                 chunk.replicas.iter().any(ready)
             };
             let all = in_sync.all(|server| server.dialer.ready());
-            if !all && !(waited && self.chunks.iter().all(readable)) {
+            let enough = all || (waited && self.chunks.iter().all(readable));
+            if !enough {
                 return;
             }
         }

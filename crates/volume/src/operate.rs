@@ -97,7 +97,9 @@ impl Volume {
         }
         let known = self.chunks.len();
         if spec.placement.len() < known || spec.placement[..known] != self.spec.placement[..] {
-            return Err("placement of existing chunks differs from the one that is served: close the volume first".into());
+            return Err(
+                "placement of existing chunks differs from the one that is served: close the volume first".into()
+            );
         }
         let missing = spec.placement.iter().flatten().find(|server| !spec.servers.contains_key(server));
         if let Some(server) = missing {

@@ -16,14 +16,30 @@ const STABLE_US: Micros = 1_000_000;
 pub(crate) enum Asked {
     Claim,
     Layers,
-    Mutation { chunk: ChunkIndex, sequence: u64 },
-    Flush { flush: u64 },
+    Mutation {
+        chunk: ChunkIndex,
+        sequence: u64,
+    },
+    Flush {
+        flush: u64,
+    },
     /// Makes mutations durable that it had before it was lost and that were sent as durable.
-    Cover { mutations: Vec<(ChunkIndex, u64)> },
-    Read { read: u64 },
-    Begin { chunk: ChunkIndex },
-    Pull { chunk: ChunkIndex, source: ServerId },
-    End { chunk: ChunkIndex },
+    Cover {
+        mutations: Vec<(ChunkIndex, u64)>,
+    },
+    Read {
+        read: u64,
+    },
+    Begin {
+        chunk: ChunkIndex,
+    },
+    Pull {
+        chunk: ChunkIndex,
+        source: ServerId,
+    },
+    End {
+        chunk: ChunkIndex,
+    },
 }
 
 #[derive(Clone, Debug)]

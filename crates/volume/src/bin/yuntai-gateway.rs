@@ -30,7 +30,8 @@ fn start() -> Result<(), String> {
         [path] => GatewayConfig::load(Path::new(path))?,
         _ => return Err("usage: yuntai-gateway --config CLOUD.json | yuntai-gateway OWN.json".to_owned()),
     };
-    std::fs::create_dir_all(&config.nbd_dir).map_err(|error| format!("nbd_dir {}: {error}", config.nbd_dir.display()))?;
+    std::fs::create_dir_all(&config.nbd_dir)
+        .map_err(|error| format!("nbd_dir {}: {error}", config.nbd_dir.display()))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

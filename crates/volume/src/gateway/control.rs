@@ -163,10 +163,7 @@ async fn answer(gateway: &Rc<Gateway>, frame: &Frame) -> Result<Value, String> {
 }
 
 /// The result, and how long the first poll took: that is when the volume was touched.
-async fn timed<T>(
-    future: impl std::future::Future<Output = T>,
-    begun: std::time::Instant,
-) -> (T, Duration) {
+async fn timed<T>(future: impl std::future::Future<Output = T>, begun: std::time::Instant) -> (T, Duration) {
     let mut future = std::pin::pin!(future);
     let mut first = None;
     let result = std::future::poll_fn(|context| {
@@ -266,7 +263,10 @@ fn check(gateway: &Gateway, spec: &OpenVolume) -> Result<(), String> {
     }
     let tree = spec.parents.iter().enumerate().all(|(layer, parent)| layer == 0 || (*parent as usize) < layer);
     if spec.parents.is_empty() || !tree || spec.head as usize >= spec.parents.len() {
-        return Err(format!("parents {:?} with head {}: each layer's parent must come before it", spec.parents, spec.head));
+        return Err(format!(
+            "parents {:?} with head {}: each layer's parent must come before it",
+            spec.parents, spec.head
+        ));
     }
     if spec.export.is_empty() {
         return Ok(());

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, Interest};
 use tokio::net::{unix, UnixListener, UnixStream};
 use tokio::sync::Notify;
 use tokio::task::{spawn_local, AbortHandle};
@@ -184,8 +184,7 @@ async fn negotiate(
     buffer: &mut BytesMut,
 ) -> Option<Agreed> {
     let mut out = BytesMut::new();
-    let export =
-        Export { name: served.export.clone(), size_bytes: served.size_bytes(), read_only: served.read_only };
+    let export = Export { name: served.export.clone(), size_bytes: served.size_bytes(), read_only: served.read_only };
     let mut negotiation = Negotiation::new(export, &mut out);
     loop {
         let step = negotiation.feed(buffer, &mut out);
@@ -235,6 +234,9 @@ async fn transmit(
             while client.full(served) {
                 // A reply makes room and wakes us; the time limit is for room that others make.
                 let _ = tokio::time::timeout(Duration::from_millis(20), client.room.notified()).await;
+                if has_left(reader).await {
+                    return;
+                }
             }
             turn += 1;
             if turn >= TURN {
@@ -249,6 +251,15 @@ async fn transmit(
             return;
         }
         turn = 0;
+    }
+}
+
+/// Nothing is read from a client that is full, so its end has to be looked for.
+async fn has_left(reader: &unix::OwnedReadHalf) -> bool {
+    match tokio::time::timeout(Duration::ZERO, reader.ready(Interest::READABLE)).await {
+        Ok(Ok(ready)) => ready.is_read_closed(),
+        Ok(Err(_)) => true,
+        Err(_) => false,
     }
 }
 

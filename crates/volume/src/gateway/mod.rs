@@ -114,9 +114,19 @@ pub async fn run(gateway: Rc<Gateway>, stop: impl std::future::Future<Output = (
     for served in &volumes {
         served.stop_guests();
     }
-    for served in volumes {
-        if let Err(error) = served.close().await {
-            tracing::warn!(volume = served.name(), error, "closing failed");
+    let closing: Vec<_> = volumes
+        .into_iter()
+        .map(|served| {
+            tokio::task::spawn_local(async move {
+                if let Err(error) = served.close().await {
+                    tracing::warn!(volume = served.name(), error, "closing failed");
+                }
+            })
+        })
+        .collect();
+    for one in closing {
+        if let Err(error) = one.await {
+            tracing::warn!(%error, "closing failed");
         }
     }
     gateway.flusher.flush();

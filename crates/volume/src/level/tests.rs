@@ -10,7 +10,8 @@ fn rebuilding(generation: u64, sequence: u64) -> ChunkState {
 
 #[test]
 fn the_longest_whole_history_survives() {
-    let table: &[(&str, &[ChunkState], Option<(u64, u64)>)] = &[
+    type Row<'a> = (&'a str, &'a [ChunkState], Option<(u64, u64)>);
+    let table: &[Row] = &[
         ("nothing was ever written", &[at(0, 0), at(0, 0), at(0, 0)], Some((0, 0))),
         ("all alike", &[at(3, 9), at(3, 9), at(3, 9)], Some((3, 9))),
         ("one is a write ahead", &[at(3, 9), at(3, 10), at(3, 9)], Some((3, 10))),
@@ -33,8 +34,7 @@ fn the_longest_whole_history_survives() {
 #[test]
 fn a_returning_server_gets_the_log_or_pulls() {
     // Opened at (3, 10) by generation 4, which has given out 11..=20 and still holds 15..=20.
-    let history =
-        History { generation: 4, opened: Position { generation: 3, sequence: 10 }, log_base: 15, last: 20 };
+    let history = History { generation: 4, opened: Position { generation: 3, sequence: 10 }, log_base: 15, last: 20 };
     let table: &[(&str, ChunkState, Option<u64>)] = &[
         ("has all", at(4, 20), Some(21)),
         ("lacks what the log holds", at(4, 17), Some(18)),

@@ -73,7 +73,8 @@ fn the_usual_client_gets_through() {
 
 #[test]
 fn every_option_has_its_answer() {
-    let table: &[(&str, u32, Vec<u8>, Step, &[u32])] = &[
+    type Row<'a> = (&'a str, u32, Vec<u8>, Step, &'a [u32]);
+    let table: &[Row] = &[
         ("an option of another age", 11, vec![], Step::More, &[reply::ERR_UNSUP]),
         ("TLS", 5, vec![], Step::More, &[reply::ERR_UNSUP]),
         ("list", option::LIST, vec![], Step::More, &[reply::SERVER, reply::ACK]),
@@ -81,7 +82,13 @@ fn every_option_has_its_answer() {
         ("unknown export", option::GO, go("other"), Step::More, &[reply::ERR_UNKNOWN]),
         ("the default export", option::INFO, go(""), Step::More, &[reply::INFO, reply::INFO, reply::ACK]),
         ("a name longer than its option", option::GO, vec![0, 0, 1, 0, b'v'], Step::More, &[reply::ERR_INVALID]),
-        ("a list longer than its option", option::GO, [text("vol"), vec![0, 9]].concat(), Step::More, &[reply::ERR_INVALID]),
+        (
+            "a list longer than its option",
+            option::GO,
+            [text("vol"), vec![0, 9]].concat(),
+            Step::More,
+            &[reply::ERR_INVALID],
+        ),
         ("nothing", option::GO, vec![], Step::More, &[reply::ERR_INVALID]),
         ("context before structured", option::SET_META_CONTEXT, meta("vol", &[]), Step::More, &[reply::ERR_INVALID]),
         ("too long", option::GO, vec![0; 9000], Step::More, &[reply::ERR_TOO_BIG]),

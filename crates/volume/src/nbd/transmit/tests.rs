@@ -97,7 +97,8 @@ fn a_structured_read_shows_holes_unless_it_must_not() {
         }
         chunks
     };
-    let holes = [(0, chunk::OFFSET_DATA, 1000, 18), (0, chunk::OFFSET_HOLE, 1010, 12), (1, chunk::OFFSET_DATA, 9202, 13)];
+    let holes =
+        [(0, chunk::OFFSET_DATA, 1000, 18), (0, chunk::OFFSET_HOLE, 1010, 12), (1, chunk::OFFSET_DATA, 9202, 13)];
     assert_eq!(shape(0), holes);
     assert_eq!(shape(command_flag::DF), [(1, chunk::OFFSET_DATA, 1000, 8215)]);
 }
