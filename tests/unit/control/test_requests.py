@@ -181,6 +181,18 @@ async def test_a_token_makes_the_same_request_answer_the_same(world: World) -> N
     assert await instances.run_instances(world.store, CALLER, small(client_token="t1", name="other")) != first
 
 
+async def test_a_group_of_the_default_vpc_is_enough_to_place_an_instance(world: World) -> None:
+    group = await security_groups.create_security_group(world.store, CALLER)  # the default VPC, with no vSwitch yet
+    one = await running(world, security_group_ids=(group,))
+    assert one.security_groups == (group,)
+    assert [s.is_default for s in await world.all(VSwitch)] == [True]
+    lonely = (await vpcs.create_vpc(world.store, CALLER, cidr="10.0.0.0/16")).vpc_id
+    group = await security_groups.create_security_group(world.store, CALLER, vpc_id=lonely)
+    await refused(
+        instances.run_instances(world.store, CALLER, small(security_group_ids=(group,))), "MissingParameter", 400
+    )
+
+
 async def test_min_amount_takes_what_fits(world: World) -> None:
     request = small(instance_type="ecs.yt1.xlarge", amount=9, min_amount=2)
     assert len(await instances.run_instances(world.store, CALLER, request)) == 4  # two hosts of 16 GiB, 8 GiB each

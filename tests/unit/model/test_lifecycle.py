@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 
 from yuntai.model import compute
-from yuntai.model.lifecycle import GONE, INSTANCE, Allow, Machine, Refuse, LifecycleError, build
+from yuntai.model.lifecycle import GONE, INSTANCE, Allow, LifecycleError, Machine, Refuse, build
 from yuntai.model.lifecycle_storage import DISK, IMAGE, SNAPSHOT
 
 MACHINES = [INSTANCE, DISK, SNAPSHOT, IMAGE]

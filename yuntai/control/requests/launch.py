@@ -23,7 +23,7 @@ from yuntai.model.base import new_id, now_utc
 from yuntai.model.cluster import Host
 from yuntai.model.compute import INSTANCE_TYPES, Disk, Image, Instance, InstanceType
 from yuntai.model.lifecycle_storage import IMAGE, SNAPSHOT
-from yuntai.model.network import Port, VSwitch
+from yuntai.model.network import Port, Vpc, VSwitch
 from yuntai.state.store import TXN_OPERATIONS_MAX
 
 if TYPE_CHECKING:
@@ -183,6 +183,9 @@ async def _vswitch(unit: Unit, caller: Caller, request: RunInstances) -> VSwitch
         group = await need_group(unit, caller, request.security_group_ids[0])
         beside = sorted(s.id for s in await unit.list(VSwitch) if s.vpc == group.vpc and s.zone == caller.zone)
         if not beside:
+            vpc = await unit.get(Vpc, group.vpc)
+            if vpc is not None and vpc.is_default:
+                return await default_vswitch(unit, caller)
             raise errors.missing("VSwitchId")
         return await need_vswitch(unit, caller, beside[0])
     return await default_vswitch(unit, caller)
