@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from yuntai import image as files
+import yuntai.image as files
 from yuntai.cli.client import ECS, Api, CliError
 from yuntai.cli.output import Format, Output, err, made, one, rows
 from yuntai.cli.volume_path import local_path

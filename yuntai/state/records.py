@@ -32,6 +32,7 @@ def _decoder(kind: type[T]) -> msgspec.json.Decoder[T]:
     return msgspec.json.Decoder(kind)
 
 
+@functools.cache
 def supported_version(kind: type[Record]) -> int:
     """Return the highest layout version of a type that this build reads: the default of its field ``v``."""
     return next(int(field.default) for field in msgspec.structs.fields(kind) if field.name == "v")
