@@ -11,7 +11,7 @@ import time
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -77,13 +77,13 @@ class Inside:
         return answer["ok"]
 
     def run(self, *command: str, timeout_s: float = 20) -> dict[str, Any]:
-        return self.ask("run", command=list(command), timeout_s=timeout_s)
+        return dict(self.ask("run", command=list(command), timeout_s=timeout_s))
 
     def serve(self, netns: str, port: int, text: str) -> int:
         folder = f"/tmp/www-{netns}-{port}"
         self.run("sh", "-c", f"mkdir -p {folder} && printf %s '{text}' > {folder}/index.html")
         enter = ["ip", "netns", "exec", netns] if netns else []
-        return self.ask("spawn", command=[*enter, "busybox", "httpd", "-f", "-p", str(port), "-h", folder])
+        return int(self.ask("spawn", command=[*enter, "busybox", "httpd", "-f", "-p", str(port), "-h", folder]))
 
     def service_netns(self, vswitch: VSwitch) -> str:
         netns = names.netns(vswitch.id)
@@ -133,7 +133,7 @@ class Guest:
         return done["out"] if done["code"] == 0 else None
 
     def pings(self, target: str, *options: str) -> bool:
-        return self.run("ping", "-c", "2", "-i", "0.2", "-W", "1", *options, target)["code"] == 0
+        return bool(self.run("ping", "-c", "2", "-i", "0.2", "-W", "1", *options, target)["code"] == 0)
 
 
 @dataclass
@@ -198,7 +198,7 @@ class Site:
     def nbctl(self, *command: str) -> str:
         done = self.run("ovn-nbctl", "--timeout=10", *command)
         assert done["code"] == 0, done
-        return done["out"]
+        return str(done["out"])
 
     def put(self, record: Record) -> None:
         self.ask("put", kind=type(record).KIND, record=msgspec.to_builtins(record))
@@ -218,7 +218,7 @@ class Site:
         self.put(vswitch)
         return vswitch
 
-    def group(self, vpc: Vpc, *rules: Rule, inner: str = "Accept") -> SecurityGroup:
+    def group(self, vpc: Vpc, *rules: Rule, inner: Literal["Accept", "Drop"] = "Accept") -> SecurityGroup:
         group = SecurityGroup(
             id=new_id("sg"), account="1", vpc=vpc.id, rules=rules, created=CREATED, inner_access=inner
         )
