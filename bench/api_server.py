@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from yuntai import log
 from yuntai.api.__main__ import fill
+from yuntai.api.collector import calm
 from yuntai.api.console import LocalConsoleReader
 from yuntai.api.registry import Context
 from yuntai.api.server import ApiServer
@@ -85,6 +86,7 @@ async def serve(endpoint: str, instances: int) -> None:
             batch.clear()
     await store.txn(put=batch)
     cached = await fill(store)
+    calm()
     context = Context(
         region="cn-local", zone=ZONE, cluster="bench", reads=cached, writes=cached.writer(),
         console=LocalConsoleReader("h1", "/nonexistent"), volumes=NoVolumes(),
