@@ -38,6 +38,7 @@ PLACED = {
     "etc/ssh/sshd_config.d/10-yuntai.conf": "sshd.conf",
     "boot/grub/grub.cfg": "grub.cfg",
     "etc/fstab": "fstab",
+    "var/lib/cloud/scripts/per-instance/password": "password.sh",
 }
 # Placed before the kernel's package is configured, for its script builds the initramfs.
 PLACED_EARLY = {
@@ -91,7 +92,7 @@ def configure(tree: Path) -> None:
         target = tree / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes((FILES / name).read_bytes())
-        target.chmod(0o644)
+        target.chmod(0o755 if name.endswith(".sh") else 0o644)
     units = tree / "etc/systemd/system"
     for name in MASKED:
         _relink(units / name, "/dev/null")
