@@ -11,8 +11,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 import yuntai.image as files
 from yuntai.cli.client import ECS, Api, CliError
+from yuntai.cli.local import local_path
 from yuntai.cli.output import Format, Output, err, made, one, rows
-from yuntai.cli.volume_path import local_path
 
 app = typer.Typer(no_args_is_help=True, help="bootable images")
 

@@ -29,6 +29,9 @@ Output = Annotated[Format, typer.Option("--output", "-o", help="table for people
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="return only when it is done")]
 Timeout = Annotated[float, typer.Option("--timeout", help="seconds that --wait waits at most", min=1)]
 
+PIPE_COLUMNS = 400
+"""Width of a table that no terminal shows: wide enough that nothing is folded in a file or a pipe."""
+
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -47,7 +50,7 @@ def rows(items: Iterable[dict[str, Any]], columns: Columns, output: Format) -> N
         table.add_column(heading, overflow="fold", no_wrap=heading == "ID")
     for item in listed:
         table.add_row(*(_cell(cell(item)) for cell in columns.values()))
-    Console(highlight=False).print(table)
+    _tables().print(table)
 
 
 def one(item: dict[str, Any], output: Format) -> None:
@@ -59,7 +62,12 @@ def one(item: dict[str, Any], output: Format) -> None:
     for key, value in item.items():
         if value not in ("", [], {}, None):
             table.add_row(f"[bold]{key}[/]", _cell(value))
-    Console(highlight=False).print(table)
+    _tables().print(table)
+
+
+def _tables() -> Console:
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=PIPE_COLUMNS)
 
 
 def made(item: dict[str, Any], text: str, output: Format) -> None:

@@ -8,8 +8,8 @@ import typer
 
 from yuntai.cli import instances
 from yuntai.cli.client import ECS, YUNTAI, Api, CliError
+from yuntai.cli.local import local_pid, local_uri
 from yuntai.cli.output import Format, Output, Timeout, Wait, gib, made, one, rows, wait_for
-from yuntai.cli.volume_path import local_uri
 
 disk = typer.Typer(no_args_is_help=True, help="elastic disks")
 snapshot = typer.Typer(no_args_is_help=True, help="snapshots of disks")
@@ -245,7 +245,7 @@ def chunkserver_list(output: Output = Format.table) -> None:
             "id": server["ChunkServerId"],
             "rack": server["Rack"],
             "address": server["Address"],
-            "pid": server["Pid"],
+            "pid": local_pid(server["Host"], server["Pid"]),
             "state": server["State"],
             "used_bytes": server["UsedBytes"],
             "free_bytes": server["FreeBytes"],

@@ -60,3 +60,31 @@ def stat_fields(pid: int, proc: Path = Path("/proc")) -> list[str] | None:
     except (FileNotFoundError, ProcessLookupError):
         return None
     return text.rpartition(")")[2].split()
+
+
+def machine_pids(init_pid: int) -> dict[int, int]:
+    """Return the machine's number of each process of a host, by the host's own number for it.
+
+    A host numbers its processes by itself, from 1 on; those numbers mean other processes on the machine. ``init_pid``
+    is the machine's number of the host's first process.
+    """
+    numbers: dict[int, int] = {}
+    namespace = _pid_namespace(init_pid)
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit() or namespace is None or _pid_namespace(int(folder.name)) != namespace:
+            continue
+        try:
+            status = (folder / "status").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        nested = next((line.split()[1:] for line in status.splitlines() if line.startswith("NSpid:")), [])
+        if len(nested) > 1:
+            numbers[int(nested[-1])] = int(folder.name)
+    return numbers
+
+
+def _pid_namespace(pid: int) -> str | None:
+    try:
+        return str(Path(f"/proc/{pid}/ns/pid").readlink())
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return None

@@ -12,6 +12,7 @@ import msgspec
 from yuntai import __version__
 from yuntai.lab import fabric, services, syscalls
 from yuntai.lab.layout import HostFolders
+from yuntai.lab.processes import machine_pids
 from yuntai.lab.record import Record, read_manifest, running
 from yuntai.lab.services import Service
 from yuntai.lab.spec import HostSpec, load_host
@@ -23,7 +24,10 @@ SUPERVISOR_S = 5.0
 
 
 class ProcessStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """One process; ``state`` is running, starting, stopped or failing, ``wrong`` is empty when all is well."""
+    """One process; ``state`` is running, starting, stopped or failing, ``wrong`` is empty when all is well.
+
+    ``pid`` is the machine's number of it, which ``kill`` takes; 0 where it does not run.
+    """
 
     name: str
     state: str
@@ -99,17 +103,24 @@ def _processes(spec: HostSpec, folders: HostFolders, record: Record, packages: d
     chosen = services.services(spec)
     answers = _probe_inside(spec, chosen, Path(f"/proc/{record.init.pid}/root"))
     inside = Path(f"/proc/{record.init.pid}/root/proc")
+    numbers = machine_pids(record.init.pid)
     made = []
     for service in chosen:
         entry = known.get(service.name)
         stage = read_stage(folders.run / "yuntai/stage" / f"{service.name}.json")
         version = __version__ if service.package == "yuntai" else packages.get(service.package, UNKNOWN)
-        made.append(_process(service, entry, stage, version, answers.get(service.name, ""), inside))
+        made.append(_process(service, entry, stage, version, answers.get(service.name, ""), inside, numbers))
     return made
 
 
 def _process(
-    service: Service, entry: dict[str, Any] | None, stage: Stage, version: str, answer: str, proc: Path
+    service: Service,
+    entry: dict[str, Any] | None,
+    stage: Stage,
+    version: str,
+    answer: str,
+    proc: Path,
+    numbers: dict[int, int],
 ) -> ProcessStatus:
     pid = int(entry["pid"]) if entry else 0
     if entry is None:
@@ -128,7 +139,7 @@ def _process(
     return ProcessStatus(
         name=service.name,
         state=state,
-        pid=pid,
+        pid=numbers.get(pid, 0),
         uptime_s=float(max(0, entry["now"] - entry["start"])) if entry and pid else 0.0,
         version=version,
         rss_bytes=rss_bytes(pid, proc) if pid else 0,

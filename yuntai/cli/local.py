@@ -1,4 +1,4 @@
-"""From a path inside a host of this machine to the path at which the machine sees the same socket."""
+"""From what a host of this machine calls a socket or a process to what the machine calls it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from pathlib import Path
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from yuntai.lab.layout import Home, default_home
+from yuntai.lab.processes import machine_pids
+from yuntai.lab.record import running
 
 
 def local_path(host: str, path: str) -> str:
@@ -21,3 +23,9 @@ def local_uri(host: str, uri: str) -> str:
     parts = urlsplit(uri)
     query = {key: local_path(host, value) if key == "socket" else value for key, value in parse_qsl(parts.query)}
     return urlunsplit(parts._replace(query=urlencode(query, safe="/")))
+
+
+def local_pid(host: str, pid: int) -> int:
+    """Return the machine's number of a lab host's process, 0 if it is gone; a real host's number stays as it is."""
+    record = running(Home(default_home()), host)
+    return pid if record is None else machine_pids(record.init.pid).get(pid, 0)
