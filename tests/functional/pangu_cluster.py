@@ -77,9 +77,11 @@ class PanguCluster:
         self.start_master("h2")
         urls = [f"http://127.0.0.1:{c.master_port}" for c in (self.config, self.standby)]
         self.client = PanguClient(urls, self.config.secret("cluster"))
-        await eventually(self._up, 30, "three chunk servers and a gateway are up")
+        await eventually(self._up, 30, "three chunk servers, a gateway and two masters are up")
 
     async def _up(self) -> bool:
+        if len(await self.roles()) != 2:
+            return False
         servers = await self.client.chunkservers()
         gateways = await self.client.gateways()
         up = [g for g in gateways if g["id"] == "h1" and g["state"] == "up"]
@@ -129,14 +131,24 @@ class PanguCluster:
         process.send_signal(how)
         process.wait(timeout=20)
 
-    async def leading(self) -> str:
-        """The host whose master leads: the one that answers health as leader."""
+    async def roles(self) -> dict[str, str]:
+        """Host → "leader" or "standby", of the masters that run; raises while one does not answer yet."""
+        found = {}
         for host, config in (("h1", self.config), ("h2", self.standby)):
-            url = f"http://127.0.0.1:{config.master_port}"
-            async with PanguClient([url], self.config.secret("cluster"), retry_for_s=0.0) as one:
-                if f"master-{host}" in self.processes and (await one.health())["role"] == "leader":
-                    return host
-        return ""
+            if f"master-{host}" in self.processes:
+                url = f"http://127.0.0.1:{config.master_port}"
+                async with PanguClient([url], self.config.secret("cluster"), retry_for_s=0.0) as one:
+                    found[host] = str((await one.health())["role"])
+        return found
+
+    async def leading(self) -> str:
+        """The host whose master leads."""
+
+        async def leaders() -> list[str]:
+            return [host for host, role in (await self.roles()).items() if role == "leader"]
+
+        (leader,) = await eventually(leaders, 20, "one master leads")
+        return str(leader)
 
     async def stop(self) -> None:
         if hasattr(self, "client"):

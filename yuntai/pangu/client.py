@@ -7,6 +7,7 @@ way: every request of the API may be repeated. Errors are those of :mod:`yuntai.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import aiohttp
@@ -140,7 +141,7 @@ class PanguClient:
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + self._retry_for_s
         backoff_s = BACKOFF_FIRST_S
-        others = iter(self._urls)
+        others = itertools.cycle(self._urls)
         while True:
             try:
                 return await self._once(method, path, raw)
@@ -149,8 +150,10 @@ class PanguClient:
                 error: PanguError = Unavailable(f"the masters do not agree who leads ({moved.url}?); try again")
             except Unavailable as failed:
                 error = failed
-                # Perhaps another master knows better; in turn, the one from before included.
-                self._leader = next(others, "") or self._urls[0]
+                # Perhaps another master knows better: all in turn, round and round.
+                asked, self._leader = self._leader, next(others)
+                if self._leader == asked:
+                    self._leader = next(others)
             if loop.time() + backoff_s > give_up_at:
                 raise error
             await asyncio.sleep(backoff_s)

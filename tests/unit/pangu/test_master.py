@@ -349,6 +349,24 @@ async def test_standby_points_to_the_leader_and_takes_over(cluster: Cluster) -> 
     assert (await record(cluster, volume.id)).generation == 1, "taking over disturbs no open volume"
 
 
+@pytest.mark.parametrize("order", [1, -1])
+async def test_a_client_finds_the_new_leader_whatever_it_asked_first(cluster: Cluster, order: int) -> None:
+    """No leader for a while after the old one died without a word: then every master is asked again and again."""
+    volume = await cluster.client.create_volume(GIB)
+    standby = await cluster.add_master("m2")
+    async with PanguClient(cluster.urls[::order], cluster.client._secret) as other:
+        await other.volume(volume.id)
+        stack, task = cluster.running.pop(id(cluster.masters[0]))
+        await stack.aclose()  # nobody listens, but its leadership lasts …
+        asked = asyncio.create_task(other.volume(volume.id))
+        await asyncio.sleep(2.5)
+        assert not asked.done()
+        task.cancel()  # … until now
+        await asyncio.gather(task, return_exceptions=True)
+        assert (await asked).id == volume.id
+    assert standby.session is not None
+
+
 async def test_deposed_leader_writes_nothing(cluster: Cluster) -> None:
     volume = await cluster.client.create_volume(GIB)
     await cluster.client.attach(volume.id, "h1")
@@ -391,15 +409,16 @@ async def _degraded(gateway: Any, volume: Volume) -> Any:
 
 async def test_a_process_at_the_wrong_address_is_not_believed(cluster: Cluster) -> None:
     """Host h2 is registered at the address of h1's gateway, and cs-2 at that of cs-1."""
+    volume = await cluster.client.create_volume(GIB)
     await cluster.store.put(Gateway(id="h2", address=cluster.gateways["h1"].address))
     await cluster.store.update(ChunkServer, "cs-2", lambda r: replace(r, address=cluster.servers[0].address))
-    volume = await cluster.client.create_volume(GIB)
     await cluster.client.attach(volume.id, "h1")
     await asyncio.sleep(0.5)
     event = {"op": "degrade", "volume": volume_number(volume.id), "generation": 1, "server": 1, "reason": "x"}
     assert await cluster.gateways["h1"].raise_event(**event) == {"answer": "stale", "stale": [1]}
     states = {g["id"]: g["state"] for g in await cluster.client.gateways()}
     assert states == {"h1": "up", "h2": "down"}
+    await eventually(lambda: _state(cluster, "cs-2", "down"))
 
 
 async def test_registration_changes_are_followed(cluster: Cluster) -> None:
