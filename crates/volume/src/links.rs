@@ -42,7 +42,7 @@ impl Volume {
                 None if server.dialer.retry_at <= self.now => self.dial(id),
                 None => {}
                 Some(link) => {
-                    if let Some(reason) = link.overdue(self.now, &self.config) {
+                    if let Some(reason) = link.overdue(self.now, self.awake_since, &self.config) {
                         self.fail_link(id, reason);
                         // A server that accepts and does not answer would look well again at once. (At the open
                         // each is given its whole time.)

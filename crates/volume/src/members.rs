@@ -36,10 +36,6 @@ impl Volume {
                 chunk.required |= u8::from(required) << index;
             }
         }
-        let behind: Vec<_> = std::mem::take(&mut self.behind).into_iter().collect();
-        for (_, chunk, server) in behind {
-            self.behind.insert((!self.servers[&server].required, chunk, server));
-        }
     }
 
     fn membership_changed(&mut self) {
@@ -231,7 +227,8 @@ impl Volume {
         for chunk in 0..self.chunks.len() as ChunkIndex {
             self.settle(chunk);
         }
-        let level = self.behind.iter().filter(|(stale, ..)| !stale).count();
+        let in_sync = self.servers.values().filter(|server| server.required);
+        let level: usize = in_sync.map(|server| server.not_whole.len()).sum();
         if level > 0 {
             self.note(None, None, format!("{level} replicas to bring level before their chunks serve"));
         }

@@ -131,12 +131,6 @@ impl Volume {
         } else {
             server.not_whole.insert(number);
         }
-        let key = (!server.required, number, id);
-        if matches!(standing, Standing::Behind { .. }) {
-            self.behind.insert(key);
-        } else {
-            self.behind.remove(&key);
-        }
     }
 
     /// After standings or the in-sync set changed: serve, acknowledge, wake.

@@ -27,20 +27,35 @@ impl Volume {
             return;
         }
         while self.rebuilds.len() < self.config.rebuilds_max {
-            let urgent = self.behind.iter().find(|key| self.urgent.contains(&key.1) && self.can_rebuild(key));
-            let next = urgent.or_else(|| self.behind.iter().find(|key| self.can_rebuild(key))).copied();
-            let Some((_, chunk, server)) = next else { return };
+            let Some((chunk, server)) = self.next_rebuild() else { return };
             self.begin_rebuild(chunk, server);
         }
     }
 
-    fn can_rebuild(&self, key: &(bool, ChunkIndex, ServerId)) -> bool {
-        let (stale, number, id) = *key;
+    fn next_rebuild(&self) -> Option<(ChunkIndex, ServerId)> {
+        let reachable = || self.servers.values().filter(|server| server.dialer.ready() && !server.not_whole.is_empty());
+        let ordered = || {
+            let in_sync = reachable().filter(|server| server.required);
+            in_sync.chain(reachable().filter(|server| !server.required))
+        };
+        let urgent = ordered().find_map(|server| {
+            let waited_for = self.urgent.iter().filter(|chunk| server.not_whole.contains(chunk));
+            waited_for.map(|chunk| (*chunk, server.id)).find(|(chunk, id)| self.can_rebuild(*chunk, *id))
+        });
+        urgent.or_else(|| {
+            ordered().find_map(|server| {
+                let all = server.not_whole.iter().map(|chunk| (*chunk, server.id));
+                all.into_iter().find(|(chunk, id)| self.can_rebuild(*chunk, *id))
+            })
+        })
+    }
+
+    fn can_rebuild(&self, number: ChunkIndex, id: ServerId) -> bool {
         let chunk = &self.chunks[number as usize];
         let Some(index) = chunk.index_of(id) else { return false };
         let Standing::Behind { retry_at } = chunk.replicas[index].standing else { return false };
         // One in-sync replica at a time: see `Volume`.
-        let other_in_sync = !stale
+        let other_in_sync = self.servers[&id].required
             && chunk.replicas.iter().enumerate().any(|(other, replica)| {
                 let rebuilding = matches!(replica.standing, Standing::Rebuilding { .. });
                 other != index && chunk.required >> other & 1 == 1 && rebuilding
@@ -48,7 +63,6 @@ impl Volume {
         retry_at <= self.now
             && self.settled[number as usize]
             && !other_in_sync
-            && self.servers[&id].dialer.ready()
             && self.pull_source(number, id).is_some()
     }
 

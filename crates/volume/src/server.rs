@@ -82,19 +82,21 @@ impl Link {
         Self { id, state: LinkState::Connecting, since: now, layers: 0, outstanding, unanswered_bytes: 0 }
     }
 
-    /// Why the server counts as hung, if it does.
-    pub fn overdue(&self, now: Micros, config: &Config) -> Option<&'static str> {
+    /// Why the server counts as hung, if it does. Only time that we were `awake` counts: after a pause of our own the
+    /// answers may lie in the socket already.
+    pub fn overdue(&self, now: Micros, awake: Micros, config: &Config) -> Option<&'static str> {
+        let age = |since: Micros| now.saturating_sub(since.max(awake));
         if self.state == LinkState::Connecting {
-            return (now.saturating_sub(self.since) > config.connect_wait_us).then_some("no connection in time");
+            return (age(self.since) > config.connect_wait_us).then_some("no connection in time");
         }
         if self.unanswered_bytes > config.unanswered_bytes_max {
             return Some("too far behind with its answers");
         }
         // A few long requests (pulls) may stand in front of the oldest ordinary one.
         let late = |one: &Outstanding| match one.asked {
-            Asked::Pull { .. } => now.saturating_sub(one.sent_at) > config.pull_wait_us,
-            Asked::Claim => now.saturating_sub(one.sent_at) > config.claim_wait_us,
-            _ => now.saturating_sub(one.sent_at) > config.hung_us,
+            Asked::Pull { .. } => age(one.sent_at) > config.pull_wait_us,
+            Asked::Claim => age(one.sent_at) > config.claim_wait_us,
+            _ => age(one.sent_at) > config.hung_us,
         };
         let not_pull = |one: &&Outstanding| !matches!(one.asked, Asked::Pull { .. });
         let oldest = self.outstanding.values().find(not_pull);

@@ -49,7 +49,7 @@ impl Volume {
                 let idle = link.outstanding.is_empty()
                     && link.state == LinkState::Ready
                     && self.now.saturating_sub(self.sources[source].used_at) > IDLE_US;
-                if let Some(reason) = link.overdue(self.now, &self.config) {
+                if let Some(reason) = link.overdue(self.now, self.awake_since, &self.config) {
                     self.cut_source(source, id, reason);
                 } else if idle {
                     self.cut_source(source, id, "idle");

@@ -20,6 +20,9 @@ use crate::server::{Asked, Link, Outstanding, Server};
 use crate::source::SourceSide;
 use crate::stats::{Counters, ServerStats, Stats};
 
+/// Ticks that are further apart than this mean that this process itself stood still.
+const PAUSE_US: Micros = 250_000;
+
 /// Where a volume is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
@@ -63,6 +66,9 @@ pub struct Volume {
     pub(crate) started: bool,
     pub(crate) now: Micros,
     pub(crate) began: Micros,
+    /// The last tick, and since when ticks have come without a gap.
+    pub(crate) last_tick: Micros,
+    pub(crate) awake_since: Micros,
     pub(crate) out: Vec<Action>,
     pub(crate) next_id: u64,
 
@@ -88,8 +94,6 @@ pub struct Volume {
     pub(crate) fill_bytes: u64,
     pub(crate) last_guest: Micros,
 
-    /// Replicas that are `Behind`: in-sync ones first.
-    pub(crate) behind: BTreeSet<(bool, ChunkIndex, ServerId)>,
     /// Chunks with guests waiting for them.
     pub(crate) urgent: BTreeSet<ChunkIndex>,
     pub(crate) rebuilds: BTreeMap<(ChunkIndex, ServerId), Rebuild>,
@@ -112,6 +116,8 @@ impl Volume {
             started: false,
             now: 0,
             began: 0,
+            last_tick: 0,
+            awake_since: 0,
             out: Vec::new(),
             next_id: 1,
             servers: BTreeMap::new(),
@@ -132,7 +138,6 @@ impl Volume {
             in_flight_bytes: 0,
             fill_bytes: 0,
             last_guest: 0,
-            behind: BTreeSet::new(),
             urgent: BTreeSet::new(),
             rebuilds: BTreeMap::new(),
             failed_pulls: 0,
@@ -185,6 +190,10 @@ impl Volume {
     }
 
     fn tick(&mut self) {
+        if self.now.saturating_sub(self.last_tick) > PAUSE_US {
+            self.awake_since = self.now;
+        }
+        self.last_tick = self.now;
         self.tick_links();
         self.tick_members();
         self.retry_stalled_reads();

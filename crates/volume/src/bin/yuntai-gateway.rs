@@ -12,8 +12,8 @@ use tokio::signal::unix::{signal, SignalKind};
 use yuntai_volume::gateway::{config::GatewayConfig, run, Gateway};
 
 fn main() -> ExitCode {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let filter = tracing_subscriber::EnvFilter::try_from_env("YUNTAI_LOG").unwrap_or_else(|_| "info".into());
+    tracing_subscriber::fmt().json().flatten_event(true).with_env_filter(filter).with_writer(std::io::stderr).init();
     match start() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -42,6 +42,18 @@ fn a_hung_server_is_degraded_first_and_the_write_acknowledged_then() {
 }
 
 #[test]
+fn a_pause_of_our_own_is_nobody_elses_fault() {
+    let mut bench = Bench::open(&[]);
+    bench.mode(3, Mode::Silent);
+    let write = bench.write(0, 1, BLOCK);
+    bench.now += 30_000_000;
+    bench.pass_ms(500);
+    assert!(bench.master.heard.is_empty());
+    bench.mode(3, Mode::Up);
+    assert_eq!(bench.answer(write), Some(Ok(GuestData::Done)));
+}
+
+#[test]
 fn a_refused_degrade_is_asked_again_and_no_guest_sees_an_error() {
     let mut bench = Bench::new(&[2]);
     bench.mode(2, Mode::Down);
