@@ -191,6 +191,7 @@ class Gateways:
         host = known.record.id
         while True:
             try:
+                self._check_alone(known)
                 channel = await self._office.dial(known.record.address, f"gateway:{host}")
                 try:
                     # Set before the first question: answering events must not wait for anything.
@@ -214,6 +215,14 @@ class Gateways:
                 _log.exception("the connection to a gateway ended with a fault", gateway=host)
             await asyncio.sleep(backoff_s)
             backoff_s = min(2 * backoff_s, BACKOFF_MAX_S)
+
+    def _check_alone(self, known: _Gateway) -> None:
+        """Raise if another host's gateway is connected at this address: it would tell its events to a second caller."""
+        for other in self._gateways.values():
+            if other is not known and other.record.address == known.record.address and other.ready.is_set():
+                raise Unavailable(
+                    f"{known.record.address} is the gateway of {other.record.id}; register the right address"
+                )
 
     async def _serve(self, host: str, channel: wire.Channel) -> None:
         """Answer events and hold the gateway to the records until the connection is lost."""
