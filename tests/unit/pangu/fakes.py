@@ -145,6 +145,8 @@ class FakeGateway(Fake):
         except* (wire.WireError, OSError):
             pass
         finally:
+            if writer in self.masters:
+                self.masters.remove(writer)
             writer.close()
 
     async def _answer(self, writer: asyncio.StreamWriter, frame: wire.Frame) -> None:
