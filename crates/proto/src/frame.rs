@@ -24,7 +24,7 @@ pub const DATA_BYTES_MAX: usize = 4 << 20;
 
 /// Set on a write that must be on stable storage before it is acknowledged (NBD's FUA).
 pub const FLAG_DURABLE: u16 = 1;
-/// Set on a `VersionsReply` that ends before the chunk's last layer: ask again from the layer after its last.
+/// Set on a `VersionsReply` that ends before the chunk's last layer: ask again from the header's `layer` on.
 pub const FLAG_MORE: u16 = 2;
 /// Set on a `Read` whose asker wants to know what is there, not the bytes: the answer has a body and no data.
 pub const FLAG_STATES_ONLY: u16 = 2;

@@ -190,17 +190,18 @@ impl<V: Vfs> Replica<V> {
         if reply.position.sequence < job.request.min_sequence {
             return Err(odd(format!("the source is at sequence {} only", reply.position.sequence)));
         }
-        let last = match reply.entries.last() {
-            Some((layer, _, _)) if frame.header.flags & FLAG_MORE != 0 => Some(*layer),
-            _ => None,
-        };
+        let next = (frame.header.flags & FLAG_MORE != 0).then_some(frame.header.layer);
+        if next.is_some_and(|next| next <= first) {
+            return Err(odd("the source's pages do not advance".into()));
+        }
+        let last = next.map_or(LayerId::MAX, |next| next - 1);
         self.commit();
-        let plan = self.store.compare(volume, chunk, (first, last.unwrap_or(LayerId::MAX)), &reply.entries);
+        let plan = self.store.compare(volume, chunk, (first, last), &reply.entries);
         self.try_commit()?;
         let plan = plan?;
         if let Some(job) = self.pulls.get_mut(&dial) {
             job.runs = plan.runs.into();
-            job.stage = Stage::Fetching(last.map(|last| last + 1));
+            job.stage = Stage::Fetching(next);
         }
         Ok(())
     }

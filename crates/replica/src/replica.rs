@@ -267,13 +267,15 @@ impl<V: Vfs> Replica<V> {
 
     fn begin_checkpoint(&mut self, now: Now) {
         let bytes = self.store.journal_bytes();
-        let due =
-            bytes >= self.config.checkpoint_bytes || self.store.journal_full() || now.us >= self.checkpoint_due_us;
+        let due = bytes >= self.config.checkpoint_bytes
+            || self.store.journal_full()
+            || self.store.has_doomed()
+            || now.us >= self.checkpoint_due_us;
         if !due || now.us < self.checkpoint_not_before_us || self.store.checkpointing() {
             return;
         }
         self.checkpoint_due_us = now.us + self.config.checkpoint_every_us;
-        if self.store.appended_lsn() == self.store.checkpointed_lsn() {
+        if self.store.appended_lsn() == self.store.checkpointed_lsn() && !self.store.has_doomed() {
             return;
         }
         if let Some(job) = self.store.begin_checkpoint() {

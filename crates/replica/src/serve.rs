@@ -135,8 +135,9 @@ impl<V: Vfs> Replica<V> {
     fn versions(&mut self, asked: &Asked) -> Result<Frame, Refusal> {
         let header = &asked.header;
         self.claim_of(asked.connection, header.volume)?;
-        let (reply, more) = self.store.versions(header.volume, header.chunk, header.layer)?;
-        let flags = if more { FLAG_MORE } else { 0 };
-        Ok(Frame::new(Header { kind: Kind::VersionsReply, flags, ..*header }, reply.encode(), Bytes::new()))
+        let (reply, next) = self.store.versions(header.volume, header.chunk, header.layer)?;
+        let (flags, layer) = next.map_or((0, header.layer), |layer| (FLAG_MORE, layer));
+        let header = Header { kind: Kind::VersionsReply, flags, layer, ..*header };
+        Ok(Frame::new(header, reply.encode(), Bytes::new()))
     }
 }

@@ -156,13 +156,13 @@ fn replicas_are_equal(world: &mut World) -> Result<(), String> {
             let mut position = Position::default();
             let mut layer = 0;
             loop {
-                let (reply, more) =
+                let (reply, next) =
                     store.versions(volume, chunk, layer).map_err(|error| format!("server {id}: {error}"))?;
                 position = reply.position.max(position);
                 entries.extend(reply.entries.iter().map(|(l, block, e)| (*l, *block, e.state as u8, e.crc)));
-                match entries.last() {
-                    Some((last, ..)) if more => layer = last + 1,
-                    _ => break,
+                match next {
+                    Some(next) => layer = next,
+                    None => break,
                 }
             }
             let content = (position, entries);

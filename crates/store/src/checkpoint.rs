@@ -39,6 +39,7 @@ enum Stage {
     SyncNames,
     Table,
     Free,
+    Remove,
     Done,
 }
 
@@ -55,6 +56,9 @@ pub struct CheckpointJob<V: Vfs> {
     folders: BTreeSet<VolumeId>,
     table: Table,
     lost: Vec<(LayerKey, u16)>,
+    /// Deleted volumes whose files go.
+    doomed: Vec<VolumeId>,
+    gone: Vec<VolumeId>,
     stage: Stage,
 }
 
@@ -101,6 +105,8 @@ impl<V: Vfs> Store<V> {
             folders: BTreeSet::new(),
             table: Table { next_lsn: lsn + 1, first_segment, rows },
             lost: Vec::new(),
+            doomed: self.doomed.clone(),
+            gone: Vec::new(),
             stage: Stage::Journal,
         })
     }
@@ -122,14 +128,13 @@ impl<V: Vfs> Store<V> {
         }
         self.journal.forget_below(job.first_segment);
         self.checkpointed_lsn = job.lsn;
+        self.doomed.retain(|volume| !job.gone.contains(volume));
         self.checkpointing = false;
-        self.remove_doomed();
     }
 
     /// A job has failed, and was dropped: everything is still in the journal, and the next one does it again.
     pub fn abandon_checkpoint(&mut self) {
         self.checkpointing = false;
-        self.remove_doomed();
     }
 
     /// Is a job on its way?
@@ -183,11 +188,23 @@ impl<V: Vfs> CheckpointJob<V> {
                     self.vfs.remove(&segment_path(*number))?;
                 }
                 self.vfs.sync_dir(FOLDER)?;
-                self.stage = Stage::Done;
+                self.stage = Stage::Remove;
             }
+            Stage::Remove => match self.doomed.pop() {
+                Some(volume) => self.remove(volume),
+                None => self.stage = Stage::Done,
+            },
             Stage::Done => {}
         }
         Ok(matches!(self.stage, Stage::Done))
+    }
+
+    /// A volume's files were in no table any more before this: what fails here is done by the next job or start.
+    fn remove(&mut self, volume: VolumeId) {
+        match self.vfs.remove_dir(&LayerKey::folder(volume)) {
+            Ok(()) => self.gone.push(volume),
+            Err(error) => tracing::warn!(volume = format!("{volume:016x}"), %error, "a deleted volume's files stay"),
+        }
     }
 
     fn sync(&mut self, work: &Work<V>) -> io::Result<()> {

@@ -100,8 +100,11 @@ pub fn encode(key: &LayerKey, number: usize, group: &Group) -> [u8; GROUP_BYTES]
 #[must_use]
 pub fn decode(key: &LayerKey, number: usize, bytes: &[u8; GROUP_BYTES]) -> Option<Group> {
     let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("4 bytes"));
+    if *bytes == [0; GROUP_BYTES] {
+        return Some(EMPTY);
+    }
     if crc32c::crc32c(&bytes[..508]) != word(508) {
-        return bytes.iter().all(|byte| *byte == 0).then_some(EMPTY);
+        return None;
     }
     if word(504) != key.tag(number) {
         return None;

@@ -94,7 +94,6 @@ impl<V: Vfs> Store<V> {
             options,
         };
         store.doomed = store.left_of(&doomed)?;
-        store.remove_doomed();
         if lost_durable {
             store.mark_all_rebuilding()?;
         }

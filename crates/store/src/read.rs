@@ -172,6 +172,12 @@ impl<V: Vfs> Store<V> {
     fn owner_map(&mut self, key: &LayerKey, candidates: &[LayerId]) -> io::Result<Box<[LayerId]>> {
         let mut owners = vec![NOBODY; CHUNK_BLOCKS].into_boxed_slice();
         for &layer in candidates {
+            // An ancestor's map tells of it and of all above it.
+            if let Some(known) = self.owners.get(&LayerKey { layer, ..*key }) {
+                let unowned = owners.iter_mut().zip(known).filter(|(owner, _)| **owner == NOBODY);
+                unowned.for_each(|(owner, known)| *owner = *known);
+                break;
+            }
             let of_layer = self.layer(&LayerKey { layer, ..*key }, 0, CHUNK_BLOCKS_U16)?;
             for (owner, found) in owners.iter_mut().zip(of_layer) {
                 if *owner == NOBODY && !found.is_absent() {

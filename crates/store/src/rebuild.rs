@@ -22,6 +22,8 @@ use crate::vfs::Vfs;
 const RUN_BLOCKS_MAX: usize = 128;
 /// Most bytes of one page of entries.
 const PAGE_BYTES_MAX: usize = 4 << 20;
+/// Most layers of one page: each costs a look at its entry file.
+const PAGE_LAYERS_MAX: usize = 32;
 
 /// Neighbouring blocks to fetch.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,7 +54,7 @@ impl<V: Vfs> Store<V> {
     /// # Errors
     /// [`Refusal::Full`] for a new chunk on a full disk.
     pub fn begin_rebuild(&mut self, volume: VolumeId, chunk: ChunkIndex, position: Position) -> Result<(), Refusal> {
-        if !self.chunks.contains_key(&(volume, chunk)) && self.is_full() {
+        if !self.chunks.contains_key(&(volume, chunk)) && self.is_above(self.options.rebuild_percent) {
             return Err(Refusal::Full);
         }
         let key = LayerKey { volume, chunk, layer: BASE_LAYER };
@@ -79,7 +81,7 @@ impl<V: Vfs> Store<V> {
         Ok(())
     }
 
-    /// Every entry of a chunk from layer `first` on, as many layers as fit one page; true if there are more.
+    /// Every entry of a chunk from layer `first` on, as many layers as fit one page; and the layer to ask from next.
     ///
     /// # Errors
     /// [`Refusal::Damaged`] if an entry is not known any more, [`Refusal::Busy`] while the chunk is being rebuilt.
@@ -88,7 +90,7 @@ impl<V: Vfs> Store<V> {
         volume: VolumeId,
         chunk: ChunkIndex,
         first: LayerId,
-    ) -> Result<(VersionsReply, bool), Refusal> {
+    ) -> Result<(VersionsReply, Option<LayerId>), Refusal> {
         let Some(state) = self.chunks.get(&(volume, chunk)) else { return Ok(Default::default()) };
         if state.rebuilding {
             return Err(Refusal::Busy { message: "the chunk is being rebuilt here".into() });
@@ -96,7 +98,10 @@ impl<V: Vfs> Store<V> {
         let mut reply = VersionsReply { position: state.position, entries: Vec::new() };
         let layers: Vec<LayerId> = state.layers.iter().map(|layer| layer.id).filter(|id| *id >= first).collect();
         let room = PAGE_BYTES_MAX / (8 + ENTRY_BYTES);
-        for layer in layers {
+        for (index, layer) in layers.into_iter().enumerate() {
+            if index == PAGE_LAYERS_MAX {
+                return Ok((reply, Some(layer)));
+            }
             let key = LayerKey { volume, chunk, layer };
             let before = reply.entries.len();
             for (block, slot) in (0..).zip(self.layer_slots(&key)?) {
@@ -108,10 +113,10 @@ impl<V: Vfs> Store<V> {
             }
             if before > 0 && reply.entries.len() > room {
                 reply.entries.truncate(before);
-                return Ok((reply, true));
+                return Ok((reply, Some(layer)));
             }
         }
-        Ok((reply, false))
+        Ok((reply, None))
     }
 
     /// Hold a page of the source's entries, of the layers `first..=last`, against ours. Takes out (staged) what the

@@ -32,6 +32,8 @@ pub struct Options {
     pub open_layers_max: usize,
     /// From this share of the disk on, new chunks are refused.
     pub full_percent: u64,
+    /// From this share of the disk on, no chunk that is new here is rebuilt here.
+    pub rebuild_percent: u64,
 }
 
 impl Options {
@@ -46,6 +48,7 @@ impl Options {
             owner_cache_bytes: 32 << 20,
             open_layers_max: 400,
             full_percent: 90,
+            rebuild_percent: 85,
         }
     }
 }
@@ -84,7 +87,7 @@ pub struct Store<V: Vfs> {
     pub(crate) files: FileCache<V>,
     pub(crate) batch: Batch,
     pub(crate) checkpointing: bool,
-    /// Deleted volumes whose files are still there because a checkpoint has them open.
+    /// Deleted volumes whose files are still there: the next checkpoint removes them.
     pub(crate) doomed: Vec<VolumeId>,
     pub(crate) space: Space,
     pub(crate) damaged_blocks: u64,
@@ -153,7 +156,7 @@ impl<V: Vfs> Store<V> {
         Some(ChunkState { chunk: index, position: chunk.position, rebuilding: chunk.rebuilding })
     }
 
-    /// Drop a volume and fence it for ever. Durable when it returns, though its room may come back a little later.
+    /// Drop a volume and fence it for ever. Durable when it returns; its room comes back with a checkpoint.
     ///
     /// # Errors
     /// [`Refusal::Io`] or [`Refusal::Full`]; then nothing happened.
@@ -170,21 +173,16 @@ impl<V: Vfs> Store<V> {
         }
         self.owners.drop_volume(volume);
         self.files.drop_volume(volume);
-        self.doomed.push(volume);
-        self.remove_doomed();
+        if !self.doomed.contains(&volume) {
+            self.doomed.push(volume);
+        }
         Ok(())
     }
 
-    /// Give back the room of deleted volumes, unless a checkpoint is at work. What fails is done at the next start.
-    pub(crate) fn remove_doomed(&mut self) {
-        if self.checkpointing {
-            return;
-        }
-        for volume in std::mem::take(&mut self.doomed) {
-            if let Err(error) = self.vfs.remove_dir(&LayerKey::folder(volume)) {
-                tracing::warn!(volume = format!("{volume:016x}"), %error, "a deleted volume's files stay until restart");
-            }
-        }
+    /// Are there files of deleted volumes? A checkpoint removes them.
+    #[must_use]
+    pub fn has_doomed(&self) -> bool {
+        !self.doomed.is_empty()
     }
 
     /// Ask the file system anew how much room there is: once a second is enough.
@@ -199,8 +197,12 @@ impl<V: Vfs> Store<V> {
     /// So full that new chunks are refused.
     #[must_use]
     pub fn is_full(&self) -> bool {
+        self.is_above(self.options.full_percent)
+    }
+
+    pub(crate) fn is_above(&self, percent: u64) -> bool {
         let used = self.space.total_bytes.saturating_sub(self.space.free_bytes);
-        u128::from(used) * 100 >= u128::from(self.space.total_bytes) * u128::from(self.options.full_percent)
+        u128::from(used) * 100 >= u128::from(self.space.total_bytes) * u128::from(percent)
     }
 
     /// Room, as of the last [`Store::refresh_space`].

@@ -202,6 +202,9 @@ fn a_deleted_volume_is_gone_for_ever() {
     while !job.step().unwrap() {}
     store.end_checkpoint(job);
     assert!(store.chunk_states(VOLUME).is_empty());
+    assert!(store.has_doomed());
+    checkpoint(&mut store);
+    assert!(!store.has_doomed());
     assert!(vfs.list("volumes").unwrap().is_empty());
     let refused = Err(Refusal::Fenced { generation: u64::MAX, session: 0 });
     assert_eq!(store.raise_fence(VOLUME, 5, 1), refused);

@@ -15,8 +15,8 @@ fn begin(store: &mut Store<MemVfs>, position: Position) {
 fn pull(from: &mut Store<MemVfs>, to: &mut Store<MemVfs>) {
     let mut first = 0;
     loop {
-        let (reply, more) = from.versions(VOLUME, 0, first).unwrap();
-        let last = if more { reply.entries.last().unwrap().0 } else { u32::MAX };
+        let (reply, next) = from.versions(VOLUME, 0, first).unwrap();
+        let last = next.map_or(u32::MAX, |next| next - 1);
         let plan = to.compare(VOLUME, 0, (first, last), &reply.entries).unwrap();
         to.commit().unwrap();
         for run in &plan.runs {
@@ -24,10 +24,10 @@ fn pull(from: &mut Store<MemVfs>, to: &mut Store<MemVfs>) {
             to.put_pulled(VOLUME, 0, run, &answer).unwrap();
             to.commit().unwrap();
         }
-        if !more {
-            return;
+        match next {
+            Some(next) => first = next,
+            None => return,
         }
-        first = last + 1;
     }
 }
 

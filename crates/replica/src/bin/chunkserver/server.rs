@@ -13,7 +13,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{signal, SignalKind};
 use tokio::sync::mpsc::{unbounded_channel, UnboundedReceiver};
 use tokio::task::spawn_local;
-use yuntai_proto::Frame;
+use yuntai_proto::frame::FrameError;
+use yuntai_proto::{Frame, Kind, BLOCK_BYTES};
 use yuntai_replica::{Action, ConnectionId, DialId, Event, Now, Replica};
 use yuntai_store::vfs::OsVfs;
 
@@ -25,6 +26,8 @@ use crate::peer::{Peer, UNSENT_BYTES_MAX, UNSENT_BYTES_PAUSE};
 /// Room for one read: many small requests, or a part of a large one.
 const READ_BYTES: usize = 256 << 10;
 const TICK: Duration = Duration::from_millis(20);
+/// A turn ends when what came asks for so much to be read.
+const TURN_READ_BYTES: usize = 4 << 20;
 /// Wait before a paused connection is looked at again.
 const PAUSE: Duration = Duration::from_millis(2);
 /// Peers that have not proved themselves yet.
@@ -151,16 +154,19 @@ impl Server {
         mut buffer: BytesMut,
     ) {
         loop {
-            if let Err(error) = self.frames(connection, &mut buffer) {
-                tracing::warn!(connection, %error, "the peer's frames cannot be followed");
-                break;
-            }
+            let followed = self.frames(connection, &mut buffer);
             self.turn();
             while self.is_paused(connection, &peer) {
                 tokio::time::sleep(PAUSE).await;
             }
-            if peer.is_closed() {
-                break;
+            match followed {
+                _ if peer.is_closed() => break,
+                Ok(true) => {}
+                Ok(false) => continue,
+                Err(error) => {
+                    tracing::warn!(connection, %error, "the peer's frames cannot be followed");
+                    break;
+                }
             }
             buffer.reserve(READ_BYTES);
             let read = tokio::select! {
@@ -178,14 +184,17 @@ impl Server {
         self.turn();
     }
 
-    fn frames(self: &Rc<Self>, connection: ConnectionId, buffer: &mut BytesMut) -> Result<(), impl std::error::Error> {
-        loop {
-            match Frame::parse(buffer) {
-                Ok(Some(frame)) => self.event(Event::Frame { connection, frame }),
-                Ok(None) => return Ok(()),
-                Err(error) => return Err(error),
+    /// Take the frames of one turn from the buffer: true if that was all, false if the answers would grow too large.
+    fn frames(self: &Rc<Self>, connection: ConnectionId, buffer: &mut BytesMut) -> Result<bool, FrameError> {
+        let mut asked_bytes = 0;
+        while asked_bytes < TURN_READ_BYTES {
+            let Some(frame) = Frame::parse(buffer)? else { return Ok(true) };
+            if matches!(frame.header.kind, Kind::Read | Kind::ReadLayer) {
+                asked_bytes += frame.header.blocks as usize * BLOCK_BYTES;
             }
+            self.event(Event::Frame { connection, frame });
         }
+        Ok(false)
     }
 
     fn is_paused(&self, connection: ConnectionId, peer: &Peer) -> bool {
