@@ -28,7 +28,7 @@ GRUB_MODULES = (
 )  # fmt: skip
 MASKED = (
     "apt-daily-upgrade.timer", "apt-daily.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "e2scrub_reap.service",
-    "getty@tty1.service", "man-db.timer",
+    "getty@tty1.service", "man-db.timer", "proc-sys-fs-binfmt_misc.automount", "systemd-binfmt.service",
 )  # fmt: skip
 # Path in the image → file of ours.
 PLACED = {
@@ -97,6 +97,7 @@ def configure(tree: Path) -> None:
     for name in MASKED:
         _relink(units / name, "/dev/null")
     debs.run(["chroot", str(tree), "systemctl", "enable", "systemd-networkd.service", "systemd-resolved.service"])
+    _relink(units / "default.target", "/lib/systemd/system/multi-user.target")
     _relink(tree / "etc/resolv.conf", "../run/systemd/resolve/stub-resolv.conf")
     (tree / "etc/hostname").write_text("debian\n", encoding="ascii")
     (tree / "etc/machine-id").write_text("", encoding="ascii")  # empty = made at boot, without the first-boot wizard
