@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 RESYNC_S = 30.0
 CONSOLE_CHECK_S = 10.0
+VERSIONS_S = 5.0
 READY_TIMEOUT_S = 60.0
 STRANGER_ROUNDS = 2
 """A guest without any record is ended when it was seen so many resyncs in a row: once may be a moment's reading."""
@@ -184,8 +185,10 @@ class Agent:
         while True:
             try:
                 if not versions:
-                    versions = await self._hypervisor.versions()
-            except HypervisorError as error:
+                    # The first question may take libvirt long; the heartbeat does not wait for it.
+                    async with asyncio.timeout(VERSIONS_S):
+                        versions = await self._hypervisor.versions()
+            except (HypervisorError, TimeoutError) as error:
                 _LOG.warning("hypervisor's version not readable", error=str(error))
             try:
                 if not registered:
