@@ -1,4 +1,5 @@
-# Everything a newcomer needs. Variables: YUNTAI_HOME (data folder), API_PORT, CONFIRM=yes (clean), ARGS (test).
+# Everything a newcomer needs. Variables: YUNTAI_HOME (data folder), API_PORT (8080), YUNTAI_CLUSTER (lab; a second
+# cloud needs another name and port), CONFIRM=yes (clean), ARGS (test).
 .POSIX:
 .PHONY: help up down status test clean
 

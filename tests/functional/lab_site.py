@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from yuntai.lab import cgroups, fabric, lifecycle
-from yuntai.lab.layout import Home, default_home
-from yuntai.lab.record import CLAIMS, Record, running
+from yuntai.lab.layout import CLAIMS, Home, default_home
+from yuntai.lab.record import Record, running
 from yuntai.lab.spec import CENTRAL, ENGINES, ClusterSpec, HostSpec
 
 

@@ -15,7 +15,7 @@ from yuntai.lab import lifecycle
 from yuntai.lab.enter import command_inside
 from yuntai.lab.fabric import FabricError
 from yuntai.lab.keeper import KeeperError
-from yuntai.lab.layout import default_home
+from yuntai.lab.layout import default_home, wanted_cluster
 from yuntai.lab.record import running
 from yuntai.lab.spec import ALL_ROLES, CENTRAL, ENGINES, ClusterSpec, HostSpec, SpecError, load_cluster, load_host
 from yuntai.lab.status import HostStatus, report, wait_healthy
@@ -27,9 +27,10 @@ def build_spec(options: argparse.Namespace, root: Path) -> HostSpec:
     """Return the host that the options describe; what they leave out is as it was at its last start."""
     last = load_host(root, options.host)
     cluster = (last.cluster if last else load_cluster(root)) or ClusterSpec()
-    if options.cluster and options.cluster != cluster.name:
+    name = options.cluster or wanted_cluster()
+    if name and name != cluster.name:
         # Only the machine's default cluster takes the well-known port by itself.
-        cluster = ClusterSpec(name=options.cluster, api_port=0)
+        cluster = ClusterSpec(name=name, api_port=0)
     changes = {
         "management": options.management,
         "underlay": options.underlay,
@@ -114,7 +115,7 @@ def parser() -> argparse.ArgumentParser:
     start = commands.add_parser("start", help="start a host and wait until all its processes answer")
     start.add_argument("--host", default="h1")
     start.add_argument("--number", type=int, help="the last digit of its addresses")
-    start.add_argument("--cluster", help="name of the cluster; default: as before, or lab")
+    start.add_argument("--cluster", help="name of the cluster; default: $YUNTAI_CLUSTER, or as before, or lab")
     start.add_argument("--images", help="another data folder, whose image, guests and programs are shared")
     start.add_argument("--management", help="network between hosts, such as 10.78.0.0/24")
     start.add_argument("--underlay", help="network of the overlay's tunnels, such as 172.16.0.0/24")

@@ -22,9 +22,9 @@ import msgspec
 
 from yuntai.lab import cgroups, fabric, rootfs, syscalls
 from yuntai.lab.hostfiles import files_digest
-from yuntai.lab.layout import Home
+from yuntai.lab.layout import CLAIMS, CLUSTER_VARIABLE, Home
 from yuntai.lab.processes import identify
-from yuntai.lab.record import CLAIMS, Record, clean_up, owner, read_host_uuid, read_manifest, write_atomically
+from yuntai.lab.record import Record, clean_up, owner, read_host_uuid, read_manifest, write_atomically
 from yuntai.lab.spec import CONTROL, HostSpec, load_host
 
 _SIGNALS = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
@@ -61,7 +61,8 @@ def claim_name(spec: HostSpec, home: Home) -> None:
     other = owner(spec)
     if other not in (None, home.root):
         raise KeeperError(
-            f"a cluster named {spec.cluster.name!r} already runs from {other}; stop that one, or choose another name"
+            f"a cluster named {spec.cluster.name!r} already runs from {other}; "
+            f"stop that one, or choose another name: {CLUSTER_VARIABLE}=other"
         )
     CLAIMS.mkdir(mode=0o755, exist_ok=True)
     write_atomically(CLAIMS / spec.cluster.name, str(home.root).encode())

@@ -8,6 +8,10 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 HOME_VARIABLE = "YUNTAI_HOME"
+CLUSTER_VARIABLE = "YUNTAI_CLUSTER"
+DEFAULT_CLUSTER = "lab"
+# One file for each cluster that runs, with the home it belongs to: names of namespaces are the whole machine's.
+CLAIMS = Path("/run/yuntai-lab")
 # In the image: what it holds, as :class:`yuntai.lab.record.ImageManifest`.
 MANIFEST = "etc/yuntai/image.json"
 
@@ -149,6 +153,11 @@ class Home:
     def host(self, name: str) -> HostFolders:
         """Return the folders of the host ``name``."""
         return HostFolders(self.hosts / name)
+
+
+def wanted_cluster() -> str:
+    """Return ``$YUNTAI_CLUSTER``, or "" where nobody asks for a name."""
+    return os.environ.get(CLUSTER_VARIABLE, "")
 
 
 def default_home() -> Path:

@@ -10,11 +10,10 @@ from pathlib import Path
 import msgspec
 
 from yuntai.lab import cgroups, fabric
-from yuntai.lab.layout import MANIFEST, Home
+from yuntai.lab.layout import CLAIMS, MANIFEST, Home
 from yuntai.lab.processes import ProcessId
 from yuntai.lab.spec import HostSpec
 
-CLAIMS = Path("/run/yuntai-lab")
 REMOVE_TRIES = 50
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from yuntai.config import ChunkServer, Config
-from yuntai.lab.layout import Home
+from yuntai.lab.layout import DEFAULT_CLUSTER, Home
 
 CHUNKSERVER_PORT = 7101
 RACKS = 3
@@ -29,7 +29,7 @@ class ClusterSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     ``api_port`` is where the machine's loopback leads to the API; 0 is nowhere. ``images`` is another home to share.
     """
 
-    name: str = "lab"
+    name: str = DEFAULT_CLUSTER
     management: str = "10.78.0.0/24"
     underlay: str = "172.16.0.0/24"
     external: str = "100.64.0.0/24"

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from yuntai.lab.layout import Home
+from yuntai.lab.layout import CLAIMS, DEFAULT_CLUSTER, Home, wanted_cluster
 from yuntai.lab.setup import image, sources
 
 COLD_BYTES = 8 * 1024**3
@@ -67,7 +67,16 @@ def check(situation: Situation) -> list[Problem]:
     found = [problem for probe in first if (problem := probe(situation)) is not None]
     if found:
         return found
-    rest: list[Callable[[Situation], Problem | None]] = [_disk, _memory, _overlay, _cgroups, _tun, _port, _mirror]
+    rest: list[Callable[[Situation], Problem | None]] = [
+        _disk,
+        _memory,
+        _overlay,
+        _cgroups,
+        _tun,
+        _name,
+        _port,
+        _mirror,
+    ]
     return [problem for probe in rest if (problem := probe(situation)) is not None]
 
 
@@ -170,6 +179,17 @@ def _tun(_: Situation) -> Problem | None:
             f"{device} cannot be opened: {error.strerror}", "run: modprobe tun (as root, outside containers)"
         )
     return None
+
+
+def _name(situation: Situation) -> Problem | None:
+    name = wanted_cluster() or DEFAULT_CLUSTER
+    claim = CLAIMS / name
+    if not claim.exists() or claim.read_text() == str(situation.home.root):
+        return None
+    return Problem(
+        f"a cloud named {name!r} already runs on this machine, from {claim.read_text()}",
+        "stop that one, or give this one another name and port: make up YUNTAI_CLUSTER=second API_PORT=18080",
+    )
 
 
 def _port(situation: Situation) -> Problem | None:
