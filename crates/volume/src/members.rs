@@ -261,6 +261,7 @@ impl Volume {
         };
         self.settled[number as usize] = true;
         self.chunks[number as usize].open_at(position);
+        self.rebuilds.retain(|(chunk, _), _| *chunk != number); // they were towards another history
         for index in 0..self.chunks[number as usize].replicas.len() {
             let server = self.chunks[number as usize].replicas[index].server;
             let (claim, ready) = (self.servers[&server].claim_of(number), self.servers[&server].dialer.ready());

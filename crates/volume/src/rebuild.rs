@@ -1,7 +1,7 @@
 //! Bringing replicas level: begin (new mutations stream from here on), pull (what is older, from a peer), end.
 
 use bytes::Bytes;
-use yuntai_proto::data::{ChunkState, Pull, Refusal};
+use yuntai_proto::data::{ChunkState, Pull};
 use yuntai_proto::{ChunkIndex, Kind, Position, ServerId};
 
 use crate::api::Micros;
@@ -18,6 +18,8 @@ const RETRY_US: Micros = 500_000;
 pub(crate) struct Rebuild {
     /// First mutation that streams.
     pub from: u64,
+    /// Tells this rebuild's answers from an earlier one's of the same chunk.
+    pub attempt: u64,
 }
 
 impl Volume {
@@ -54,11 +56,15 @@ impl Volume {
         let chunk = &self.chunks[number as usize];
         let Some(index) = chunk.index_of(id) else { return false };
         let Standing::Behind { retry_at } = chunk.replicas[index].standing else { return false };
-        // One in-sync replica at a time: see `Volume`.
+        // One in-sync replica at a time (see `Volume`). One whose rebuild was begun and failed counts too: until it is
+        // whole, the next one's history is the only other one that could serve if the survivor is lost.
+        let begun = |id: ServerId| self.servers[&id].claim_of(number).rebuilding;
         let other_in_sync = self.servers[&id].required
             && chunk.replicas.iter().enumerate().any(|(other, replica)| {
-                let rebuilding = matches!(replica.standing, Standing::Rebuilding { .. });
-                other != index && chunk.required >> other & 1 == 1 && rebuilding
+                let counts = other != index && chunk.required >> other & 1 == 1;
+                let under_way = matches!(replica.standing, Standing::Rebuilding { .. });
+                let failed = replica.standing != Standing::Whole && begun(replica.server) && !begun(id);
+                counts && (under_way || failed)
             });
         retry_at <= self.now
             && self.settled[number as usize]
@@ -84,18 +90,23 @@ impl Volume {
         let mut header = self.header(Kind::BeginRebuild, number);
         header.sequence = from;
         self.set_standing(number, index, Standing::Rebuilding { from });
-        self.rebuilds.insert((number, id), Rebuild { from });
+        let attempt = self.id();
+        self.rebuilds.insert((number, id), Rebuild { from, attempt });
         // From here on its own history is no choice any more, should the survivor be lost.
         let server = self.servers.get_mut(&id).expect("it is ready");
         let claim = ChunkState { rebuilding: true, ..server.claim_of(number) };
         server.claimed.insert(number, claim);
-        self.ask(id, Asked::Begin { chunk: number }, header, Bytes::new(), Bytes::new());
+        self.ask(id, Asked::Begin { chunk: number, attempt }, header, Bytes::new(), Bytes::new());
     }
 
-    pub(crate) fn on_rebuild_begun(&mut self, id: ServerId, number: ChunkIndex) {
-        let Some(rebuild) = self.rebuilds.get(&(number, id)).copied() else { return };
+    fn rebuild(&self, id: ServerId, number: ChunkIndex, attempt: u64) -> Option<Rebuild> {
+        self.rebuilds.get(&(number, id)).copied().filter(|rebuild| rebuild.attempt == attempt)
+    }
+
+    pub(crate) fn on_rebuild_begun(&mut self, id: ServerId, number: ChunkIndex, attempt: u64) {
+        let Some(rebuild) = self.rebuild(id, number, attempt) else { return };
         let Some(source) = self.pull_source(number, id) else {
-            return self.rebuild_failed(id, number, "no in-sync server to pull from");
+            return self.rebuild_failed(id, number, attempt, "no in-sync server to pull from");
         };
         let required = self.servers[&id].required;
         let limit = self.config.pull_bytes_per_s_max / self.config.rebuilds_max.max(1) as u64;
@@ -106,22 +117,23 @@ impl Volume {
             bytes_per_s_max: if required { 0 } else { limit },
         };
         let header = self.header(Kind::Pull, number);
-        self.ask(id, Asked::Pull { chunk: number, source }, header, json(&pull), Bytes::new());
+        self.ask(id, Asked::Pull { chunk: number, source, attempt }, header, json(&pull), Bytes::new());
     }
 
-    pub(crate) fn on_pulled(&mut self, id: ServerId, number: ChunkIndex) {
-        if !self.rebuilds.contains_key(&(number, id)) {
+    pub(crate) fn on_pulled(&mut self, id: ServerId, number: ChunkIndex, attempt: u64) {
+        if self.rebuild(id, number, attempt).is_none() {
             return;
         }
         // Everything given out so far was either pulled or streamed before this frame.
         let Position { generation, sequence } = self.chunks[number as usize].last;
         let mut header = self.header(Kind::EndRebuild, number);
         (header.generation, header.sequence) = (generation, sequence);
-        self.ask(id, Asked::End { chunk: number }, header, Bytes::new(), Bytes::new());
+        self.ask(id, Asked::End { chunk: number, attempt }, header, Bytes::new(), Bytes::new());
     }
 
-    pub(crate) fn on_rebuild_ended(&mut self, id: ServerId, number: ChunkIndex) {
-        let Some(rebuild) = self.rebuilds.remove(&(number, id)) else { return };
+    pub(crate) fn on_rebuild_ended(&mut self, id: ServerId, number: ChunkIndex, attempt: u64) {
+        let Some(rebuild) = self.rebuild(id, number, attempt) else { return };
+        self.rebuilds.remove(&(number, id));
         self.counters.rebuilt_chunks += 1;
         let chunk = &mut self.chunks[number as usize];
         let Some(index) = chunk.index_of(id) else { return };
@@ -144,14 +156,11 @@ impl Volume {
         }
     }
 
-    pub(crate) fn on_rebuild_refused(&mut self, id: ServerId, number: ChunkIndex, refusal: &Refusal) {
-        self.rebuild_failed(id, number, &refusal.to_string());
-    }
-
-    fn rebuild_failed(&mut self, id: ServerId, number: ChunkIndex, reason: &str) {
-        if self.rebuilds.remove(&(number, id)).is_none() {
+    pub(crate) fn rebuild_failed(&mut self, id: ServerId, number: ChunkIndex, attempt: u64, reason: &str) {
+        if self.rebuild(id, number, attempt).is_none() {
             return;
         }
+        self.rebuilds.remove(&(number, id));
         self.failed_pulls = self.failed_pulls.wrapping_add(1);
         self.note(Some(id), Some(number), format!("rebuild failed: {reason}"));
         let retry_at = self.now + RETRY_US;
@@ -159,6 +168,28 @@ impl Volume {
             self.set_standing(number, index, Standing::Behind { retry_at });
         }
         self.wish_degrade(id, "it cannot be brought level");
+    }
+
+    /// Nobody can pull from this server, whose history was chosen for a chunk that does not serve yet: a block that only
+    /// it has is damaged. What it has more than another in-sync server was never acknowledged, nor read, so the chunk
+    /// may go on with the other one's history.
+    pub(crate) fn give_up_survivor(&mut self, source: ServerId, number: ChunkIndex) {
+        let chunk = &self.chunks[number as usize];
+        let other = chunk.replicas.iter().enumerate().any(|(index, replica)| {
+            let server = &self.servers[&replica.server];
+            let counts = replica.server != source && chunk.required >> index & 1 == 1;
+            counts && server.dialer.ready() && !server.claim_of(number).rebuilding
+        });
+        if chunk.serving || !other || !self.writable() {
+            return;
+        }
+        self.note(Some(source), Some(number), "its history is damaged: the chunk goes on with another server's");
+        let server = self.servers.get_mut(&source).expect("it was pulled from");
+        let claim = ChunkState { rebuilding: true, ..server.claim_of(number) };
+        server.claimed.insert(number, claim);
+        self.settled[number as usize] = false;
+        self.settle(number);
+        self.schedule_rebuilds();
     }
 
     /// The connection of a server that was being rebuilt is lost: it starts anew when it is back.

@@ -32,13 +32,16 @@ pub(crate) enum Asked {
     },
     Begin {
         chunk: ChunkIndex,
+        attempt: u64,
     },
     Pull {
         chunk: ChunkIndex,
         source: ServerId,
+        attempt: u64,
     },
     End {
         chunk: ChunkIndex,
+        attempt: u64,
     },
 }
 

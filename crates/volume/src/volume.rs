@@ -283,9 +283,9 @@ impl Volume {
             (Asked::Read { read }, Kind::ReadReply) => self.on_read_reply(id, read, frame),
             (Asked::Flush { flush }, Kind::Ack) => self.on_flushed(id, flush),
             (Asked::Claim, Kind::ClaimReply) => self.on_claimed(id, frame),
-            (Asked::Begin { chunk }, Kind::Ack) => self.on_rebuild_begun(id, chunk),
-            (Asked::Pull { chunk, .. }, Kind::Ack) => self.on_pulled(id, chunk),
-            (Asked::End { chunk }, Kind::Ack) => self.on_rebuild_ended(id, chunk),
+            (Asked::Begin { chunk, attempt }, Kind::Ack) => self.on_rebuild_begun(id, chunk, attempt),
+            (Asked::Pull { chunk, attempt, .. }, Kind::Ack) => self.on_pulled(id, chunk, attempt),
+            (Asked::End { chunk, attempt }, Kind::Ack) => self.on_rebuild_ended(id, chunk, attempt),
             (Asked::Cover { mutations }, Kind::Ack) => {
                 mutations.into_iter().for_each(|(chunk, sequence)| self.on_ack(id, chunk, sequence));
             }
@@ -300,11 +300,12 @@ impl Volume {
     fn on_refused(&mut self, server: ServerId, asked: Asked, refusal: &Refusal) {
         match asked {
             Asked::Read { read } => self.on_read_refused(server, read, refusal),
-            Asked::Begin { chunk } | Asked::Pull { chunk, .. } | Asked::End { chunk } => {
+            Asked::Begin { chunk, attempt } | Asked::Pull { chunk, attempt, .. } | Asked::End { chunk, attempt } => {
+                self.rebuild_failed(server, chunk, attempt, &refusal.to_string());
                 if let (Asked::Pull { source, .. }, Refusal::SourceDamaged { block, .. }) = (asked, refusal) {
                     self.damaged(source, chunk, usize::from(*block));
+                    self.give_up_survivor(source, chunk);
                 }
-                self.on_rebuild_refused(server, chunk, refusal);
             }
             Asked::Mutation { .. } | Asked::Flush { .. } | Asked::Cover { .. } | Asked::Layers | Asked::Claim => {
                 let lasting = matches!(refusal, Refusal::Full | Refusal::Io { .. });

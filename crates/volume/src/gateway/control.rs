@@ -58,7 +58,7 @@ async fn serve(gateway: Rc<Gateway>, stream: TcpStream) -> Result<(), String> {
         result = talk(&gateway, &conn, &mut reader) => result,
         () = conn.drain() => Err("it cannot be written to".to_owned()),
     };
-    gateway.hub.disconnected(&conn);
+    gateway.hub.disconnected(&gateway.flusher, &conn);
     result
 }
 

@@ -25,7 +25,8 @@ struct Pending {
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Hub {
-    master: RefCell<Option<Rc<Conn>>>,
+    /// Masters' connections, the newest last: that one is told.
+    masters: RefCell<Vec<Rc<Conn>>>,
     pending: RefCell<BTreeMap<u64, Pending>>,
     next: Cell<u64>,
 }
@@ -39,7 +40,7 @@ impl Hub {
         let lasting = matches!(body, GatewayEvent::Fenced { .. });
         tracing::info!(volume = served.name(), event = number, body = ?body, "event for the master");
         let pending = Pending { volume: served.id, served: Rc::downgrade(served), event, body: json, lasting };
-        if let Some(master) = self.master.borrow().as_ref() {
+        if let Some(master) = self.masters.borrow().last() {
             send(flusher, master, number, &pending);
         }
         self.pending.borrow_mut().insert(number, pending);
@@ -47,17 +48,23 @@ impl Hub {
 
     /// A master has connected: from now on it is told, beginning with what nobody has answered.
     pub fn connected(&self, flusher: &Flusher, master: &Rc<Conn>) {
+        self.masters.borrow_mut().push(Rc::clone(master));
+        self.send_all(flusher, master);
+    }
+
+    fn send_all(&self, flusher: &Flusher, master: &Rc<Conn>) {
         for (number, pending) in &*self.pending.borrow() {
             send(flusher, master, *number, pending);
         }
-        *self.master.borrow_mut() = Some(Rc::clone(master));
     }
 
-    /// A connection is gone.
-    pub fn disconnected(&self, conn: &Rc<Conn>) {
-        let mut master = self.master.borrow_mut();
-        if master.as_ref().is_some_and(|master| Rc::ptr_eq(master, conn)) {
-            *master = None;
+    /// A connection is gone. If it was the one that is told, the newest that still stands is told from now on.
+    pub fn disconnected(&self, flusher: &Flusher, conn: &Rc<Conn>) {
+        let mut masters = self.masters.borrow_mut();
+        let told = masters.last().is_some_and(|master| Rc::ptr_eq(master, conn));
+        masters.retain(|master| !Rc::ptr_eq(master, conn));
+        if let (true, Some(master)) = (told, masters.last()) {
+            self.send_all(flusher, master);
         }
     }
 

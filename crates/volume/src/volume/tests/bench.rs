@@ -26,6 +26,9 @@ pub enum Mode {
 /// `None` is zeros.
 type Blocks = BTreeMap<(u32, u16), Option<Bytes>>;
 
+/// What a server that pulls can see of the others.
+type Peers = BTreeMap<String, (BTreeMap<u32, ChunkCopy>, BTreeSet<(u32, u16)>)>;
+
 /// A block of one value.
 pub fn filled(value: u8) -> Option<Bytes> {
     Some(Bytes::from(vec![value; BLOCK]))
@@ -98,7 +101,7 @@ impl Fake {
         }
     }
 
-    fn answer(&mut self, frame: &Frame, peers: &BTreeMap<String, BTreeMap<u32, ChunkCopy>>) -> Frame {
+    fn answer(&mut self, frame: &Frame, peers: &Peers) -> Frame {
         let head = frame.header;
         let mut ack = Header::new(Kind::Ack, head.request_id);
         ack.sequence = head.sequence;
@@ -141,7 +144,11 @@ impl Fake {
             Kind::Pull => {
                 let pull: Pull = json_body(frame).unwrap();
                 self.pulls += 1;
-                let source = peers[&pull.source].get(&head.chunk).cloned().unwrap_or_default();
+                let (chunks, damaged) = &peers[&pull.source];
+                let source = chunks.get(&head.chunk).cloned().unwrap_or_default();
+                if let Some((chunk, block)) = damaged.iter().find(|(chunk, _)| *chunk == head.chunk) {
+                    return refusal_frame(&head, &Refusal::SourceDamaged { chunk: *chunk, block: *block });
+                }
                 assert!(!source.rebuilding && source.position.sequence >= pull.min_sequence, "a source must be whole");
                 let copy = self.chunks.get_mut(&head.chunk).expect("begun before");
                 copy.blocks = source.blocks;
@@ -407,7 +414,8 @@ impl Bench {
     }
 
     fn work(&mut self) -> bool {
-        let peers = self.servers.iter().map(|(id, server)| (format!("s{id}"), server.chunks.clone())).collect();
+        let seen = |(id, server): (&u32, &Fake)| (format!("s{id}"), (server.chunks.clone(), server.damaged.clone()));
+        let peers = self.servers.iter().map(seen).collect();
         for server in self.servers.values_mut().filter(|server| server.mode == Mode::Up) {
             if let Some((link, frame)) = server.inbox.pop_front() {
                 let answer = server.answer(&frame, &peers);

@@ -134,6 +134,20 @@ fn a_survivor_that_dies_before_its_chunk_serves_is_replaced() {
 }
 
 #[test]
+fn a_damaged_history_that_nobody_was_promised_is_given_up_at_open() {
+    let mut bench = Bench::new(&[]);
+    for (server, sequence) in [(1, 9), (2, 8), (3, 8)] {
+        let position = Position { generation: 3, sequence };
+        let copy = ChunkCopy { position, rebuilding: false, blocks: [((1, 0), filled(sequence as u8))].into() };
+        bench.servers.get_mut(&server).unwrap().chunks.insert(0, copy);
+    }
+    bench.servers.get_mut(&1).unwrap().damaged.insert((0, 0));
+    bench.pass_ms(3_000);
+    assert_eq!(bench.read(0, 4), vec![8; 4]);
+    same_everywhere(&bench);
+}
+
+#[test]
 fn a_server_that_lost_acknowledged_writes_counts_for_nothing_until_it_has_them_again() {
     let mut bench = Bench::open(&[]);
     bench.write(0, 1, BLOCK);
