@@ -32,5 +32,5 @@ def new_id(prefix: str, digits: int = 16) -> str:
 
 
 def now_utc() -> str:
-    """Return the present as ISO 8601 in UTC with seconds, the format that the ECS API prints: ``2026-01-31T08:00:00Z``."""
+    """Return the present in UTC as the ECS API prints it (ISO 8601): ``2026-01-31T08:00:00Z``."""
     return dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

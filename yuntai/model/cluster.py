@@ -16,7 +16,7 @@ class Account(Record, frozen=True, kw_only=True):
 
     name: str
     created: str
-    quotas: dict[str, int] = {}  # limits that differ from the product's, by name
+    quotas: dict[str, int] = msgspec.field(default_factory=dict)  # limits that differ from the product's, by name
 
 
 class AccessKey(Record, frozen=True, kw_only=True):
@@ -42,7 +42,7 @@ class Host(Record, frozen=True, kw_only=True):
     memory_mib: int
     accelerator: Literal["kvm", "tcg"]
     cpu_model: str = ""
-    versions: dict[str, str] = {}
+    versions: dict[str, str] = msgspec.field(default_factory=dict)
     status: Literal["up", "draining", "down"] = "up"
     seen: str
     vcpus_max: int  # what the scheduler may hand out (overcommit included)
@@ -85,7 +85,10 @@ class VolumeSource(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Volume(Record, frozen=True, kw_only=True):
-    """A Pangu volume: the master's record. The layer tree is ``parents`` (index = layer, value = its parent; layer 0 is the root)."""
+    """A Pangu volume: the master's record.
+
+    The layer tree is ``parents``: the index is a layer, the value its parent, layer 0 the root.
+    """
 
     KIND: ClassVar[str] = "volume"
 
@@ -96,20 +99,29 @@ class Volume(Record, frozen=True, kw_only=True):
     read_only: bool = False
     parents: tuple[int, ...] = (0, 0)
     head: int = 1
-    snapshots: dict[str, Literal["pending", "done"]] = {}  # node (as text) → state
+    snapshots: dict[str, Literal["pending", "done"]] = msgspec.field(default_factory=dict)  # node (as text) → state
     source: VolumeSource | None = None
     hydrated_chunks: int = 0  # chunks [0, n) no longer need the source
-    stale: dict[str, str] = {}  # chunk-server number (as text) → reason it left the in-sync set
+    stale: dict[str, str] = msgspec.field(
+        default_factory=dict
+    )  # chunk-server number (as text) → reason it left the in-sync set
     read_node: int = -1  # the node that a read-only attachment shows; -1 = the head
-    snapshot_bytes: dict[str, int] = {}  # node (as text) → size of the volume when it was frozen
+    snapshot_bytes: dict[str, int] = msgspec.field(
+        default_factory=dict
+    )  # node (as text) → size of the volume when it was frozen
     unfenced: bool = False  # detached by force from a gateway that did not answer: that writer may still be at work
-    snapshot_names: dict[str, str] = {}  # node (as text) → the caller's name for it, which makes a retry find it
+    snapshot_names: dict[str, str] = msgspec.field(
+        default_factory=dict
+    )  # node (as text) → the caller's name for it, which makes a retry find it
     deleted_on: tuple[int, ...] = ()  # while deleting: the chunk servers that have confirmed it
     created: str
 
 
 class Placement(Record, frozen=True, kw_only=True):
-    """Replicas of chunks ``[index*1024, …)`` of a volume. ``id`` is ``<volume id>.<index, 6 digits>``; explicit, never re-hashed."""
+    """Replicas of chunks ``[index*1024, …)`` of a volume: explicit, never re-hashed.
+
+    ``id`` is ``<volume id>.<index, 6 digits>``.
+    """
 
     KIND: ClassVar[str] = "placement"
 
@@ -132,7 +144,7 @@ class Job(Record, frozen=True, kw_only=True):
     action: str  # "create_instance", "delete_instance", "attach_disk" …
     account: str
     resource: str
-    arguments: dict[str, Any] = {}
+    arguments: dict[str, Any] = msgspec.field(default_factory=dict)
     steps: tuple[Step, ...] = ()
     state: Literal["queued", "running", "undoing", "done", "failed"] = "queued"
     attempts: int = 0

@@ -17,7 +17,10 @@ ImageStatus = Literal["Creating", "Available", "CreateFailed", "Deleting"]
 
 
 class Instance(Record, frozen=True, kw_only=True):
-    """A virtual machine. ``host``, ``desired`` and ``reboot_seq`` are read by the agent; ``status`` is what the API shows."""
+    """A virtual machine.
+
+    ``host``, ``desired`` and ``reboot_seq`` are read by the agent; ``status`` is what the API shows.
+    """
 
     KIND: ClassVar[str] = "instance"
 
@@ -42,7 +45,7 @@ class Instance(Record, frozen=True, kw_only=True):
     user_data: str = ""  # base64, as the API takes and gives it
     key_pair: str = ""
     password_hash: str = ""  # crypt(3) SHA-512; the clear text is never stored
-    tags: dict[str, str] = {}
+    tags: dict[str, str] = msgspec.field(default_factory=dict)
     created: str
     started: str = ""
     deletion_protection: bool = False
@@ -89,7 +92,7 @@ class Disk(Record, frozen=True, kw_only=True):
     delete_with_instance: bool = True
     source_snapshot: str = ""
     source_image: str = ""
-    tags: dict[str, str] = {}
+    tags: dict[str, str] = msgspec.field(default_factory=dict)
     created: str
     attached_time: str = ""
     detached_time: str = ""
@@ -113,7 +116,7 @@ class Snapshot(Record, frozen=True, kw_only=True):
     status: SnapshotStatus = "progressing"
     progress: int = 0  # percent
     reason: str = ""  # why it failed
-    tags: dict[str, str] = {}
+    tags: dict[str, str] = msgspec.field(default_factory=dict)
     created: str
 
 
@@ -138,7 +141,7 @@ class Image(Record, frozen=True, kw_only=True):
     source_instance: str = ""
     reason: str = ""  # why its creation failed
     owner_alias: Literal["system", "self"] = "system"
-    tags: dict[str, str] = {}
+    tags: dict[str, str] = msgspec.field(default_factory=dict)
     created: str
 
 
@@ -151,7 +154,7 @@ class KeyPair(Record, frozen=True, kw_only=True):
     name: str
     public_key: str
     fingerprint: str
-    tags: dict[str, str] = {}
+    tags: dict[str, str] = msgspec.field(default_factory=dict)
     created: str
 
 

@@ -22,15 +22,18 @@ class Vpc(Record, frozen=True, kw_only=True):
     is_default: bool = False
     ext_ip: str = ""  # the router's SNAT address on the provider network, allocated at create
     tunnel_key: int = 0
-    tags: dict[str, str] = {}
+    tags: dict[str, str] = msgspec.field(default_factory=dict)
     created: str
     route_table: str
     router: str
 
 
 class VSwitch(Record, frozen=True, kw_only=True):
-    """A subnet: an OVN logical switch. The first address is the gateway; the last three usable ones are the system's
-    (the third-last is the host-local service port: metadata and the operator's way in)."""
+    """A subnet: an OVN logical switch.
+
+    The first address is the gateway; the last three usable ones are the system's, the third-last the host-local
+    service port: metadata and the operator's way in.
+    """
 
     KIND: ClassVar[str] = "vswitch"
 
@@ -42,7 +45,7 @@ class VSwitch(Record, frozen=True, kw_only=True):
     cidr: str
     status: Literal["Pending", "Available", "Deleting"] = "Available"
     is_default: bool = False
-    tags: dict[str, str] = {}
+    tags: dict[str, str] = msgspec.field(default_factory=dict)
     created: str
 
 
@@ -62,7 +65,10 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SecurityGroup(Record, frozen=True, kw_only=True):
-    """A set of ports with one set of rules. Members of a group reach each other; ingress is refused by default, egress allowed."""
+    """A set of ports with one set of rules.
+
+    Members of a group reach each other; ingress is refused by default, egress allowed.
+    """
 
     KIND: ClassVar[str] = "security_group"
 
@@ -74,12 +80,15 @@ class SecurityGroup(Record, frozen=True, kw_only=True):
     inner_access: Literal["Accept", "Drop"] = "Accept"
     rules: tuple[Rule, ...] = ()
     is_default: bool = False
-    tags: dict[str, str] = {}
+    tags: dict[str, str] = msgspec.field(default_factory=dict)
     created: str
 
 
 class Port(Record, frozen=True, kw_only=True):
-    """A virtual NIC. ``id`` is a UUID: it is also the OVN logical port's name and libvirt's interfaceid (which must be a UUID)."""
+    """A virtual NIC.
+
+    ``id`` is a UUID: it is also the OVN logical port's name and libvirt's interfaceid, which must be one.
+    """
 
     KIND: ClassVar[str] = "port"
 

@@ -25,7 +25,8 @@ mod _native {
     fn encode_header(fields: Fields) -> PyResult<[u8; HEADER_BYTES]> {
         let (kind, flags, body_len, data_len, request_id, volume, generation, sequence, chunk, layer, block, blocks) =
             fields;
-        let kind = Kind::try_from(kind).map_err(|kind| PyValueError::new_err(format!("frame kind {kind} is not known")))?;
+        let kind =
+            Kind::try_from(kind).map_err(|kind| PyValueError::new_err(format!("frame kind {kind} is not known")))?;
         let header = Header {
             kind,
             flags,

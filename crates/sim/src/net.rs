@@ -53,6 +53,10 @@ struct Conn {
     alive: [bool; 2],
 }
 
+/// The way is cut: try again later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cut;
+
 /// Every connection, and which directions are cut.
 #[derive(Default)]
 pub struct Net {
@@ -93,18 +97,17 @@ impl Net {
         !self.cuts.contains(&(from, to)) && !self.frozen.contains(&from) && !self.frozen.contains(&to)
     }
 
-    /// The next thing that arrives at an end: `Err(())` if the way is cut (try again later), `Ok(None)` if there is
-    /// nothing or the end is gone.
+    /// The next thing that arrives at an end; none if there is nothing or the end is gone.
     ///
     /// # Errors
-    /// The way is cut.
-    pub fn arrive(&mut self, conn: ConnId, at: Side) -> Result<Option<Parcel>, ()> {
+    /// [`Cut`].
+    pub fn arrive(&mut self, conn: ConnId, at: Side) -> Result<Option<Parcel>, Cut> {
         let Some(found) = self.conns.get(&conn) else { return Ok(None) };
         if !found.alive[at as usize] {
             return Ok(None);
         }
         if !self.passes(found.ends[at.other() as usize], found.ends[at as usize]) {
-            return Err(());
+            return Err(Cut);
         }
         let found = self.conns.get_mut(&conn).expect("looked up above");
         let parcel = found.queues[at as usize].pop_front();

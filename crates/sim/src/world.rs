@@ -17,7 +17,7 @@ use crate::faults::Fault;
 use crate::gateway::Gateway;
 use crate::guest::Guest;
 use crate::master::Master;
-use crate::net::{ConnId, Net, Node, Parcel, Side};
+use crate::net::{ConnId, Cut, Net, Node, Parcel, Side};
 use crate::server::Server;
 
 /// Microseconds of virtual time.
@@ -40,7 +40,7 @@ pub enum Job {
     /// A sync ends.
     Synced(ServerId, u64, SyncTicket<MemVfs>),
     /// A checkpoint does its next step.
-    Checkpoint(ServerId, u64, CheckpointJob<MemVfs>),
+    Checkpoint(ServerId, u64, Box<CheckpointJob<MemVfs>>),
     /// A gateway's event reaches the master.
     Raised(usize, u64, GatewayEvent),
     /// The master's answer reaches the gateway.
@@ -263,7 +263,7 @@ impl World {
             }
         }
         match self.net.arrive(conn, side) {
-            Err(()) => self.after(RETRY_US, Job::Arrive(conn, side)),
+            Err(Cut) => self.after(RETRY_US, Job::Arrive(conn, side)),
             Ok(None) => {}
             Ok(Some(parcel)) => match node {
                 Node::Gateway(index) => self.arrive_at_gateway(index, conn, parcel),
@@ -370,7 +370,7 @@ impl World {
                 }
                 ServerAction::Checkpoint(job) => {
                     let delay = self.rng.gen_range(50..1_000);
-                    self.after(delay, Job::Checkpoint(id, incarnation, job));
+                    self.after(delay, Job::Checkpoint(id, incarnation, Box::new(job)));
                 }
                 ServerAction::Dial { dial, address } => {
                     let peer: ServerId = address.trim_start_matches("sim:").parse().expect("addresses of this world");
@@ -403,7 +403,7 @@ impl World {
         self.server_event(id, ServerEvent::Synced { ticket, result });
     }
 
-    fn checkpoint(&mut self, id: ServerId, incarnation: u64, mut job: CheckpointJob<MemVfs>) {
+    fn checkpoint(&mut self, id: ServerId, incarnation: u64, mut job: Box<CheckpointJob<MemVfs>>) {
         if !self.is_current(id, incarnation) {
             return;
         }
@@ -419,7 +419,7 @@ impl World {
             result => {
                 self.coverage.hit("a checkpoint ended");
                 let result = result.map(|_| ());
-                self.server_event(id, ServerEvent::Checkpointed { job, result });
+                self.server_event(id, ServerEvent::Checkpointed { job: *job, result });
             }
         }
     }
