@@ -16,7 +16,8 @@ class Account(Record, frozen=True, kw_only=True):
 
     name: str
     created: str
-    quotas: dict[str, int] = msgspec.field(default_factory=dict)  # limits that differ from the product's, by name
+    # limits that differ from the product's, by name
+    quotas: dict[str, int] = msgspec.field(default_factory=dict)
 
 
 class AccessKey(Record, frozen=True, kw_only=True):
@@ -99,20 +100,18 @@ class Volume(Record, frozen=True, kw_only=True):
     read_only: bool = False
     parents: tuple[int, ...] = (0, 0)
     head: int = 1
-    snapshots: dict[str, Literal["pending", "done"]] = msgspec.field(default_factory=dict)  # node (as text) → state
+    # node (as text) → state
+    snapshots: dict[str, Literal["pending", "done"]] = msgspec.field(default_factory=dict)
     source: VolumeSource | None = None
     hydrated_chunks: int = 0  # chunks [0, n) no longer need the source
-    stale: dict[str, str] = msgspec.field(
-        default_factory=dict
-    )  # chunk-server number (as text) → reason it left the in-sync set
+    # chunk-server number (as text) → reason it left the in-sync set
+    stale: dict[str, str] = msgspec.field(default_factory=dict)
     read_node: int = -1  # the node that a read-only attachment shows; -1 = the head
-    snapshot_bytes: dict[str, int] = msgspec.field(
-        default_factory=dict
-    )  # node (as text) → size of the volume when it was frozen
+    # node (as text) → size of the volume when it was frozen
+    snapshot_bytes: dict[str, int] = msgspec.field(default_factory=dict)
     unfenced: bool = False  # detached by force from a gateway that did not answer: that writer may still be at work
-    snapshot_names: dict[str, str] = msgspec.field(
-        default_factory=dict
-    )  # node (as text) → the caller's name for it, which makes a retry find it
+    # node (as text) → the caller's name for it, which makes a retry find it
+    snapshot_names: dict[str, str] = msgspec.field(default_factory=dict)
     deleted_on: tuple[int, ...] = ()  # while deleting: the chunk servers that have confirmed it
     created: str
 
