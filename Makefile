@@ -1,13 +1,14 @@
 # Everything a newcomer needs. Variables: YUNTAI_HOME (data folder), API_PORT (8080), YUNTAI_CLUSTER (lab; a second
 # cloud needs another name and port), CONFIRM=yes (clean), ARGS (test).
 .POSIX:
-.PHONY: help up down status test clean
+.PHONY: help up down status test bench clean
 
 help:
 	@echo 'make up      build what is missing, start a whole cloud on this machine, and its first VM'
 	@echo 'make status  show the cloud and its processes'
 	@echo 'make down    stop it and leave nothing running; the data stays'
 	@echo 'make test    install what the tests need and run all of them; ARGS goes to pytest'
+	@echo 'make bench   measure: API, idle cost, creation, network, disk beside its peers; ARGS chooses'
 	@echo 'make clean   stop it and delete its data (asks; CONFIRM=yes for scripts)'
 
 up:
@@ -22,6 +23,10 @@ status:
 test:
 	@bin/setup tools
 	@bin/check $(ARGS)
+
+bench:
+	@bin/setup tools
+	@PYTHONPATH=. .venv/bin/python -m bench $(ARGS)
 
 clean:
 	@bin/setup clean
