@@ -44,7 +44,14 @@ impl Server {
         let mut options = Options::new(self.id, uuid);
         options.segment_bytes = SEGMENT_BYTES;
         options.journal_bytes_max = JOURNAL_BYTES_MAX;
-        let store = Store::open(self.disk.clone(), options)?;
+        let store = match Store::open(self.disk.clone(), options.clone()) {
+            Err(OpenError::Io(_)) => {
+                // A disk that fails once while the process starts: the supervisor starts it again.
+                self.disk = self.disk.restart();
+                Store::open(self.disk.clone(), options)?
+            }
+            other => other?,
+        };
         let mut config = Config::new(self.id, TOKEN_SECRET);
         config.checkpoint_bytes = CHECKPOINT_BYTES;
         config.checkpoint_every_us = CHECKPOINT_EVERY_US;

@@ -24,10 +24,6 @@ impl Bits {
     pub(crate) fn set(&mut self, block: u16) {
         self.0[block as usize / 64] |= 1 << (block % 64);
     }
-
-    pub(crate) fn clear(&mut self, block: u16) {
-        self.0[block as usize / 64] &= !(1 << (block % 64));
-    }
 }
 
 /// A rebuild that is going on: what the stream of new mutations has settled and a pull must leave alone. In memory only:
@@ -43,8 +39,6 @@ pub(crate) struct Session {
     pub(crate) filled: Bits,
     /// Layer 0 was compared with the source: from now on presence here decides what a fill may touch.
     pub(crate) compared: bool,
-    /// Layer 0: blocks that the source has and that are still on their way.
-    pub(crate) awaited: Bits,
 }
 
 impl Session {

@@ -164,9 +164,9 @@ impl<V: Vfs> Store<V> {
 
     fn compare_layer(&mut self, key: &LayerKey, wanted: &[BlockEntry], plan: &mut PullPlan) -> Result<(), Refusal> {
         let ours = self.layer_slots(key)?;
-        let chunk = self.chunks.get_mut(&(key.volume, key.chunk)).ok_or_else(begin_first)?;
-        let damaged = chunk.damaged.clone();
-        let session = chunk.session.as_deref_mut().ok_or_else(begin_first)?;
+        let chunk = self.chunks.get(&(key.volume, key.chunk)).ok_or_else(begin_first)?;
+        let damaged = &chunk.damaged;
+        let session = chunk.session.as_deref().ok_or_else(begin_first)?;
         let mut fetch: Vec<(u16, BlockEntry)> = Vec::new();
         let mut settle: Vec<(u16, BlockEntry)> = Vec::new();
         for ((block, theirs), ours) in (0..).zip(wanted).zip(&ours) {
@@ -181,9 +181,6 @@ impl<V: Vfs> Store<V> {
             if theirs.state != BlockState::Data {
                 settle.push((block, *theirs));
                 continue;
-            }
-            if key.layer == BASE_LAYER {
-                session.awaited.set(block);
             }
             fetch.push((block, *theirs));
         }

@@ -199,8 +199,8 @@ impl<V: Vfs> Store<V> {
             match session {
                 // What is here may be old and wrong until the source was asked: only the stream's own word counts.
                 Some(session) if !session.compared => session.wrote(BASE_LAYER, block) || session.filled.has(block),
-                Some(session) => session.awaited.has(block) || present[index as usize],
-                None => present[index as usize],
+                // A block that is still on its way from the source is filled with what will come anyway.
+                _ => present[index as usize],
             }
         };
         let skipped: Vec<bool> = (0..mutation.blocks).map(skip).collect();
@@ -398,7 +398,6 @@ fn note(chunk: &mut Chunk, owners: &mut OwnerCache, key: &LayerKey, kind: Kind, 
     match kind {
         Kind::Write | Kind::Zero => session.note_written(key.layer, block, run.blocks),
         Kind::Fill => (block..block + run.blocks).for_each(|block| session.filled.set(block)),
-        Kind::Pulled => (block..block + run.blocks).for_each(|block| session.awaited.clear(block)),
-        Kind::Begin | Kind::End => {}
+        Kind::Pulled | Kind::Begin | Kind::End => {}
     }
 }

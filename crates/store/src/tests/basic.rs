@@ -232,3 +232,28 @@ fn a_folder_is_for_one() {
     let _store = open(&vfs);
     assert!(matches!(Store::open(vfs.clone(), options()), Err(crate::OpenError::Locked)));
 }
+
+#[test]
+fn what_is_written_while_a_checkpoint_runs_stays() {
+    let vfs = MemVfs::new();
+    let mut store = open(&vfs);
+    put(&mut store, &write(0, 1, 1, 0, &[1, 2, 3, 4]));
+    let mut job = store.begin_checkpoint().unwrap();
+    let mut sequence = 1;
+    loop {
+        sequence += 1;
+        put(&mut store, &write(0, 1, sequence, sequence as u16 % 6, &[sequence]));
+        if job.step().unwrap() {
+            break;
+        }
+    }
+    store.end_checkpoint(job);
+    let expected: Vec<Option<u64>> = (0..6)
+        .map(|block| (2..=sequence).rev().find(|at| at % 6 == block).or((block < 4).then_some(block + 1)))
+        .collect();
+    assert_eq!(read(&mut store, 0, 0, 6).unwrap(), expected);
+    let mut store = open(&vfs.restart());
+    assert_eq!(read(&mut store, 0, 0, 6).unwrap(), expected);
+    checkpoint(&mut store);
+    assert_eq!(read(&mut store, 0, 0, 6).unwrap(), expected);
+}

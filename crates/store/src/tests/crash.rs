@@ -175,3 +175,23 @@ fn a_stale_batch_of_a_failed_append_is_never_replayed_after_newer_records() {
     assert_eq!(store.chunk_states(VOLUME)[0].position.sequence, 2);
     assert_eq!(read(&mut store, 0, 0, 1).unwrap(), vec![Some(22)]);
 }
+
+/// The process dies and the page cache lives: the next start sees records that were never synced. What it has seen and
+/// told of must then outlive a power cut.
+#[test]
+fn what_a_start_has_seen_stays() {
+    for seed in 0..50 {
+        let mut random = Random::new(seed);
+        let vfs = MemVfs::new();
+        let mut store = open(&vfs);
+        for sequence in 1..=1 + random.below(5) as u64 {
+            put(&mut store, &write(0, 1, sequence, sequence as u16, &[sequence]));
+        }
+        let vfs = vfs.restart();
+        let seen = open(&vfs).chunk_states(VOLUME)[0].position;
+        let mut store = open(&vfs.crash(&mut |n| random.below(n)));
+        assert_eq!(store.chunk_states(VOLUME)[0].position, seen, "seed {seed}");
+        let last = seen.sequence;
+        assert_eq!(read(&mut store, 0, last as u16, 1).unwrap(), vec![Some(last)]);
+    }
+}
