@@ -23,6 +23,11 @@ use crate::stats::{Counters, ServerStats, Stats};
 /// Ticks that are further apart than this mean that this process itself stood still.
 const PAUSE_US: Micros = 250_000;
 
+/// The same note is not repeated within this.
+const NOTE_AGAIN_US: Micros = 10_000_000;
+/// Notes that are remembered for that.
+const NOTED_MAX: usize = 1000;
+
 /// Where a volume is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
@@ -101,6 +106,8 @@ pub struct Volume {
     pub(crate) failed_pulls: usize,
     pub(crate) hydration: Hydration,
     pub(crate) counters: Counters,
+    /// What was noted lately, and until when it is not noted again.
+    pub(crate) noted: BTreeMap<(Option<ServerId>, Option<ChunkIndex>, String), Micros>,
 }
 
 impl Volume {
@@ -143,6 +150,7 @@ impl Volume {
             failed_pulls: 0,
             hydration: Hydration::new(spec.hydrated_chunks),
             counters: Counters::default(),
+            noted: BTreeMap::new(),
             spec,
         };
         volume.adopt_servers();
@@ -224,8 +232,19 @@ impl Volume {
         self.spec.head
     }
 
+    /// Something for the log; what is said again and again is written down now and then.
     pub(crate) fn note(&mut self, server: Option<ServerId>, chunk: Option<ChunkIndex>, text: impl Into<String>) {
-        self.out.push(Action::Note { server, chunk, text: text.into() });
+        let text = text.into();
+        let until = self.now + NOTE_AGAIN_US;
+        if self.noted.len() > NOTED_MAX {
+            self.noted.clear();
+        }
+        let key = (server, chunk, text.clone());
+        if self.noted.get(&key).is_some_and(|until| *until > self.now) {
+            return;
+        }
+        self.noted.insert(key, until);
+        self.out.push(Action::Note { server, chunk, text });
     }
 
     /// A header for one of our own servers.
