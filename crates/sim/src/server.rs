@@ -23,6 +23,8 @@ pub struct Server {
     pub replica: Option<Replica<MemVfs>>,
     /// Starts so far: what was meant for an earlier process never reaches a later one.
     pub incarnation: u64,
+    /// Starts that failed since the last one that did not.
+    pub failed_starts: u32,
     /// The highest fence ever seen here: it must never go back.
     pub fence: u64,
 }
@@ -31,7 +33,7 @@ impl Server {
     /// A server with an empty disk, not started.
     #[must_use]
     pub fn new(id: ServerId) -> Self {
-        Self { id, disk: MemVfs::new(), replica: None, incarnation: 0, fence: 0 }
+        Self { id, disk: MemVfs::new(), replica: None, incarnation: 0, failed_starts: 0, fence: 0 }
     }
 
     /// Start the process over the disk as it is.

@@ -26,6 +26,8 @@ pub type Micros = u64;
 const GATEWAY_TICK_US: Micros = 10_000;
 const SERVER_TICK_US: Micros = 50_000;
 const RETRY_US: Micros = 10_000;
+const START_AGAIN_US: Micros = 200_000;
+const FAILED_STARTS_MAX: u32 = 60;
 
 /// A thing that happens.
 pub enum Job {
@@ -317,9 +319,17 @@ impl World {
             return;
         }
         if let Err(error) = server.start(now) {
-            self.wrong.push(format!("server {id} does not start again: {error}"));
+            // A disk that fails once, or is full for some seconds: a supervisor starts it again, and it must come up.
+            server.failed_starts += 1;
+            server.disk = server.disk.restart();
+            if server.failed_starts > FAILED_STARTS_MAX {
+                self.wrong.push(format!("server {id} does not start again: {error}"));
+            }
+            self.note(format!("server {id} does not start: {error}"));
+            self.after(START_AGAIN_US, Job::Heal(Fault::Down(id)));
             return;
         }
+        server.failed_starts = 0;
         let incarnation = server.incarnation;
         if let Err(error) = server.check_fence(self.volume) {
             self.wrong.push(error);
