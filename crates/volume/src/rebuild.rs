@@ -170,26 +170,55 @@ impl Volume {
         self.wish_degrade(id, "it cannot be brought level");
     }
 
-    /// Nobody can pull from this server, whose history was chosen for a chunk that does not serve yet: a block that only
-    /// it has is damaged. What it has more than another in-sync server was never acknowledged, nor read, so the chunk
-    /// may go on with the other one's history.
-    pub(crate) fn give_up_survivor(&mut self, source: ServerId, number: ChunkIndex) {
-        let chunk = &self.chunks[number as usize];
-        let other = chunk.replicas.iter().enumerate().any(|(index, replica)| {
-            let server = &self.servers[&replica.server];
-            let counts = replica.server != source && chunk.required >> index & 1 == 1;
-            counts && server.dialer.ready() && !server.claim_of(number).rebuilding
-        });
-        if chunk.serving || !other || !self.writable() {
+    /// A block that `dest` wants to pull is damaged at `source`.
+    ///
+    /// In a chunk that serves, another source is tried, and this one is rebuilt itself. In one that does not serve yet,
+    /// what the chosen survivor has more than another in-sync server was never acknowledged (or never flushed, if the
+    /// power failed), and since the open nobody has read it. So the chunk goes on with the other one's history, or, if
+    /// the only other one has begun to pull already, with that plus what it got: writes that were not acknowledged were
+    /// all on their way at once, so that any part of them is a lawful outcome, as long as all replicas have the same.
+    pub(crate) fn source_damaged(
+        &mut self,
+        dest: ServerId,
+        source: ServerId,
+        number: ChunkIndex,
+        attempt: u64,
+        block: usize,
+    ) {
+        if self.rebuild(dest, number, attempt).is_none() {
             return;
         }
-        self.note(Some(source), Some(number), "its history is damaged: the chunk goes on with another server's");
-        let server = self.servers.get_mut(&source).expect("it was pulled from");
-        let claim = ChunkState { rebuilding: true, ..server.claim_of(number) };
-        server.claimed.insert(number, claim);
-        self.settled[number as usize] = false;
-        self.settle(number);
-        self.schedule_rebuilds();
+        let chunk = &self.chunks[number as usize];
+        let in_sync = |server: ServerId| chunk.index_of(server).is_some_and(|at| chunk.required >> at & 1 == 1);
+        let untouched = chunk.replicas.iter().map(|replica| replica.server).any(|server| {
+            let state = &self.servers[&server];
+            server != source && in_sync(server) && state.dialer.ready() && !state.claim_of(number).rebuilding
+        });
+        let (fresh, dest_counts) = (!chunk.serving && self.writable(), in_sync(dest));
+        if fresh && (untouched || dest_counts) {
+            self.counters.damaged_blocks += 1;
+            self.note(
+                Some(source),
+                Some(number),
+                format!("block {block} is damaged there, and nowhere else: given up"),
+            );
+            let server = self.servers.get_mut(&source).expect("it was pulled from");
+            let claim = ChunkState { rebuilding: true, ..server.claim_of(number) };
+            server.claimed.insert(number, claim);
+        }
+        if fresh && untouched {
+            self.settled[number as usize] = false;
+            self.settle(number);
+            self.schedule_rebuilds();
+        } else if fresh && dest_counts {
+            if let Some(index) = self.chunks[number as usize].index_of(source) {
+                self.set_standing(number, index, Standing::Behind { retry_at: 0 });
+            }
+            self.on_pulled(dest, number, attempt);
+        } else {
+            self.rebuild_failed(dest, number, attempt, &format!("block {block} is damaged at server {source}"));
+            self.damaged(source, number, block);
+        }
     }
 
     /// The connection of a server that was being rebuilt is lost: it starts anew when it is back.

@@ -320,10 +320,10 @@ impl Volume {
         match asked {
             Asked::Read { read } => self.on_read_refused(server, read, refusal),
             Asked::Begin { chunk, attempt } | Asked::Pull { chunk, attempt, .. } | Asked::End { chunk, attempt } => {
-                self.rebuild_failed(server, chunk, attempt, &refusal.to_string());
                 if let (Asked::Pull { source, .. }, Refusal::SourceDamaged { block, .. }) = (asked, refusal) {
-                    self.damaged(source, chunk, usize::from(*block));
-                    self.give_up_survivor(source, chunk);
+                    self.source_damaged(server, source, chunk, attempt, usize::from(*block));
+                } else {
+                    self.rebuild_failed(server, chunk, attempt, &refusal.to_string());
                 }
             }
             Asked::Mutation { .. } | Asked::Flush { .. } | Asked::Cover { .. } | Asked::Layers | Asked::Claim => {

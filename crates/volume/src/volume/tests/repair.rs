@@ -148,6 +148,25 @@ fn a_damaged_history_that_nobody_was_promised_is_given_up_at_open() {
 }
 
 #[test]
+fn with_two_in_sync_a_damaged_history_is_given_up_for_the_other_one() {
+    let mut bench = Bench::new(&[3]);
+    bench.mode(3, Mode::Down);
+    for (server, sequence) in [(1, 9), (2, 8)] {
+        let position = Position { generation: 3, sequence };
+        let copy = ChunkCopy { position, rebuilding: false, blocks: [((1, 0), filled(sequence as u8))].into() };
+        bench.servers.get_mut(&server).unwrap().chunks.insert(0, copy);
+    }
+    bench.servers.get_mut(&1).unwrap().damaged.insert((0, 0));
+    bench.pass_ms(3_000);
+    assert_eq!(bench.read(0, 4), vec![8; 4]);
+    let write = bench.write(0, 5, BLOCK);
+    assert_eq!(bench.answer(write), DONE);
+    bench.mode(3, Mode::Up);
+    bench.pass_ms(3_000);
+    same_everywhere(&bench);
+}
+
+#[test]
 fn a_server_that_lost_acknowledged_writes_counts_for_nothing_until_it_has_them_again() {
     let mut bench = Bench::open(&[]);
     bench.write(0, 1, BLOCK);
