@@ -116,7 +116,7 @@ pub enum Event<V: Vfs> {
     /// The job of [`Action::Checkpoint`] has been stepped to its end, or to its first error.
     Checkpointed {
         /// The job.
-        job: CheckpointJob<V>,
+        job: Box<CheckpointJob<V>>,
         /// How it went.
         result: io::Result<()>,
     },
@@ -144,7 +144,7 @@ pub enum Action<V: Vfs> {
     Sync(SyncTicket<V>),
     /// Step the job until it says that it is done, on another thread if there is one; then [`Event::Checkpointed`]. At
     /// most one is on its way, beside at most one sync.
-    Checkpoint(CheckpointJob<V>),
+    Checkpoint(Box<CheckpointJob<V>>),
     /// Connect to a chunk server and do the client's handshake as "cs:<own number>"; then [`Event::Dialed`] or
     /// [`Event::DialFailed`].
     Dial {

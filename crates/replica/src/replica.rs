@@ -108,7 +108,7 @@ impl<V: Vfs> Replica<V> {
             Event::Dialed { dial, connection } => self.dialed(dial, connection, now),
             Event::DialFailed { dial, reason } => self.pull_failed(dial, &Refusal::Busy { message: reason }),
             Event::Synced { ticket, result } => self.synced(&ticket, result),
-            Event::Checkpointed { job, result } => self.checkpointed(job, result, now),
+            Event::Checkpointed { job, result } => self.checkpointed(*job, result, now),
             Event::Tick => self.tick(now),
         }
     }
@@ -270,6 +270,7 @@ impl<V: Vfs> Replica<V> {
         let due = bytes >= self.config.checkpoint_bytes
             || self.store.journal_full()
             || self.store.has_doomed()
+            || self.store.in_place_bytes() >= 2 * self.config.checkpoint_bytes
             || now.us >= self.checkpoint_due_us;
         if !due || now.us < self.checkpoint_not_before_us || self.store.checkpointing() {
             return;
@@ -279,7 +280,7 @@ impl<V: Vfs> Replica<V> {
             return;
         }
         if let Some(job) = self.store.begin_checkpoint() {
-            self.act(Action::Checkpoint(job));
+            self.act(Action::Checkpoint(Box::new(job)));
         }
     }
 

@@ -11,6 +11,8 @@ use crate::master::TOKEN_SECRET;
 const SEGMENT_BYTES: u64 = 256 << 10;
 const JOURNAL_BYTES_MAX: u64 = 4 << 20;
 const CHECKPOINT_BYTES: u64 = 1 << 20;
+/// Low, so that both ways of a write are taken.
+const IN_PLACE_BLOCKS_MIN: u16 = 2;
 const CHECKPOINT_EVERY_US: u64 = 700_000;
 
 /// One server. `replica` is none while its process does not run.
@@ -46,6 +48,7 @@ impl Server {
         let mut options = Options::new(self.id, uuid);
         options.segment_bytes = SEGMENT_BYTES;
         options.journal_bytes_max = JOURNAL_BYTES_MAX;
+        options.in_place_blocks_min = IN_PLACE_BLOCKS_MIN;
         let store = match Store::open(self.disk.clone(), options.clone()) {
             Err(OpenError::Io(_)) => {
                 // A disk that fails once while the process starts: the supervisor starts it again.

@@ -380,7 +380,7 @@ impl World {
                 }
                 ServerAction::Checkpoint(job) => {
                     let delay = self.rng.gen_range(50..1_000);
-                    self.after(delay, Job::Checkpoint(id, incarnation, Box::new(job)));
+                    self.after(delay, Job::Checkpoint(id, incarnation, job));
                 }
                 ServerAction::Dial { dial, address } => {
                     let peer: ServerId = address.trim_start_matches("sim:").parse().expect("addresses of this world");
@@ -429,7 +429,7 @@ impl World {
             result => {
                 self.coverage.hit("a checkpoint ended");
                 let result = result.map(|_| ());
-                self.server_event(id, ServerEvent::Checkpointed { job: *job, result });
+                self.server_event(id, ServerEvent::Checkpointed { job, result });
             }
         }
     }

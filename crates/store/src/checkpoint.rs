@@ -1,20 +1,26 @@
 //! The checkpoint: what the journal has goes to the chunk files, and the journal is freed.
 //!
 //! The job is made by the store, run step by step anywhere (a helper thread in the chunk server, between events in the
-//! simulator) and given back. Order is everything: journal durable → chunk files written → chunk files durable → names
-//! durable → `checkpoint` replaced → journal segments removed. While it runs the store serves every block of it from
-//! the journal, and nobody else writes to chunk files.
+//! simulator) and given back. Order is everything: journal (and what was written in place) durable → chunk files written →
+//! chunk files durable → names durable → `checkpoint` replaced → halves that are not in use any more and journal segments
+//! freed. While it runs the store serves every block of it from where the records say.
+//!
+//! A replay of the journal as it was must be possible until `checkpoint` is replaced, so this never writes to a place
+//! where a record says that its data is: a journaled block goes to the half where the block was at the last checkpoint,
+//! and a block written in place since then is in the other one.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
-use yuntai_proto::{block_crc, BlockState, VolumeId, BLOCK_BYTES};
+use yuntai_proto::{block_crc, VolumeId, BLOCK_BYTES, CHUNK_BYTES};
 
+use crate::chunk::Placed;
 use crate::files::Handles;
-use crate::groups::{self, Group, LayerKey, Slot, GROUP_BYTES, GROUP_ENTRIES};
+use crate::groups::{self, Group, Half, LayerKey, Slot, Stored, GROUP_BYTES, GROUP_ENTRIES};
 use crate::journal::{segment_path, SyncTicket, FOLDER};
 use crate::overlay::{Run, Source};
+use crate::read::{read_slots, CHUNK_BLOCKS_U16};
 use crate::store::Store;
 use crate::superblock::VOLUMES;
 use crate::table::{Row, Table, NAME};
@@ -22,13 +28,17 @@ use crate::vfs::{replace_file, Vfs, VfsFile};
 
 /// Touched groups so close together are read and written in one piece.
 const GAP_GROUPS: usize = 16;
-/// Bytes copied at a time from the journal.
-const COPY_BYTES: usize = 1 << 20;
+/// Blocks copied at a time from the journal.
+const COPY_BLOCKS: u16 = 256;
 
 struct Work<V: Vfs> {
     key: LayerKey,
+    /// There are files.
+    has_files: bool,
+    /// What their entries say counts.
     on_disk: bool,
     runs: Vec<(u16, Run)>,
+    placed: Option<Arc<Placed>>,
     handles: Option<Arc<Handles<V>>>,
 }
 
@@ -38,6 +48,7 @@ enum Stage {
     SyncFiles,
     SyncNames,
     Table,
+    Punch,
     Free,
     Remove,
     Done,
@@ -56,6 +67,8 @@ pub struct CheckpointJob<V: Vfs> {
     folders: BTreeSet<VolumeId>,
     table: Table,
     lost: Vec<(LayerKey, u16)>,
+    /// Layers with halves that are not in use any more.
+    to_punch: VecDeque<Work<V>>,
     /// Deleted volumes whose files go.
     doomed: Vec<VolumeId>,
     gone: Vec<VolumeId>,
@@ -76,11 +89,15 @@ impl<V: Vfs> Store<V> {
         }
         let mut todo = VecDeque::new();
         let mut rows = Vec::with_capacity(self.chunks.len());
-        for ((volume, index), chunk) in &self.chunks {
-            for layer in chunk.layers.iter().filter(|layer| !layer.overlay.is_empty()) {
+        for ((volume, index), chunk) in &mut self.chunks {
+            chunk.layers.retain(|layer| layer.on_disk || !layer.overlay.is_empty());
+            for layer in chunk.layers.iter_mut().filter(|layer| !layer.overlay.is_empty()) {
                 let key = LayerKey { volume: *volume, chunk: *index, layer: layer.id };
                 let runs = layer.overlay.iter().map(|(block, run)| (block, run.clone())).collect();
-                todo.push_back(Work { key, on_disk: layer.on_disk, runs, handles: None });
+                let placed = layer.placed.take().map(|placed| Arc::new(*placed));
+                layer.placed_before.clone_from(&placed);
+                let (has_files, on_disk) = (layer.has_files, layer.on_disk);
+                todo.push_back(Work { key, has_files, on_disk, runs, placed, handles: None });
             }
             rows.push(Row {
                 volume: *volume,
@@ -91,11 +108,12 @@ impl<V: Vfs> Store<V> {
             });
         }
         self.checkpointing = true;
+        self.in_place_bytes = 0;
         let lsn = self.appended_lsn();
         let first_segment = self.journal.current();
         Some(CheckpointJob {
             vfs: self.vfs.clone(),
-            ticket: self.journal.sync_ticket(),
+            ticket: self.sync_ticket(),
             lsn,
             segments: self.journal.segments.iter().map(|(n, segment)| (*n, Arc::clone(&segment.file))).collect(),
             first_segment,
@@ -105,6 +123,7 @@ impl<V: Vfs> Store<V> {
             folders: BTreeSet::new(),
             table: Table { next_lsn: lsn + 1, first_segment, rows },
             lost: Vec::new(),
+            to_punch: VecDeque::new(),
             doomed: self.doomed.clone(),
             gone: Vec::new(),
             stage: Stage::Journal,
@@ -114,13 +133,15 @@ impl<V: Vfs> Store<V> {
     /// A job has run to its end.
     pub fn end_checkpoint(&mut self, job: CheckpointJob<V>) {
         if let Some(ticket) = &job.ticket {
-            self.journal.synced(ticket);
+            self.synced(ticket);
         }
         for (key, allocated_bytes) in &job.done {
             let Some(chunk) = self.chunks.get_mut(&(key.volume, key.chunk)) else { continue };
             let layer = chunk.layer_mut(key.layer);
             layer.overlay.forget(job.lsn);
+            layer.placed_before = None;
             layer.on_disk = true;
+            layer.has_files = true;
             layer.allocated_bytes = *allocated_bytes;
         }
         for (key, block) in &job.lost {
@@ -134,6 +155,9 @@ impl<V: Vfs> Store<V> {
 
     /// A job has failed, and was dropped: everything is still in the journal, and the next one does it again.
     pub fn abandon_checkpoint(&mut self) {
+        for layer in self.chunks.values_mut().flat_map(|chunk| &mut chunk.layers) {
+            layer.merge_placed();
+        }
         self.checkpointing = false;
     }
 
@@ -167,7 +191,7 @@ impl<V: Vfs> CheckpointJob<V> {
                 None => self.stage = Stage::SyncFiles,
             },
             Stage::SyncFiles => match self.applied.pop_front() {
-                Some(work) => self.sync(&work)?,
+                Some(work) => self.sync(work)?,
                 None => self.stage = Stage::SyncNames,
             },
             Stage::SyncNames => {
@@ -181,8 +205,12 @@ impl<V: Vfs> CheckpointJob<V> {
             }
             Stage::Table => {
                 self.write_table()?;
-                self.stage = Stage::Free;
+                self.stage = Stage::Punch;
             }
+            Stage::Punch => match self.to_punch.pop_front() {
+                Some(work) => self.punch(&work),
+                None => self.stage = Stage::Free,
+            },
             Stage::Free => {
                 for number in self.segments.keys().filter(|number| **number < self.first_segment) {
                     self.vfs.remove(&segment_path(*number))?;
@@ -207,13 +235,41 @@ impl<V: Vfs> CheckpointJob<V> {
         }
     }
 
-    fn sync(&mut self, work: &Work<V>) -> io::Result<()> {
+    fn sync(&mut self, work: Work<V>) -> io::Result<()> {
         let handles = work.handles.as_ref().expect("applying opened them");
         handles.data.sync()?;
         handles.entries.sync()?;
         let bytes = handles.data.allocated_bytes()? + handles.entries.allocated_bytes()?;
         self.done.push((work.key, bytes));
+        if work.placed.is_some() {
+            self.to_punch.push_back(work);
+        }
         Ok(())
+    }
+
+    /// Give back the halves that nobody needs any more. What fails here only takes room until the next write in place.
+    fn punch(&mut self, work: &Work<V>) {
+        let (Some(placed), Some(handles)) = (&work.placed, &work.handles) else { return };
+        let in_use = |block: u16| {
+            let at = work.runs.partition_point(|(first, _)| *first <= block).checked_sub(1)?;
+            let (first, run) = &work.runs[at];
+            match run.source {
+                Source::InPlace { half, .. } if block - first < run.blocks => Some(half),
+                _ => None,
+            }
+        };
+        let free = |block: u16| {
+            let placed = placed.half(block)?;
+            Some((block, if in_use(block) == Some(placed) { placed.other() } else { placed }))
+        };
+        let blocks: Vec<(u16, Half)> = (0..CHUNK_BLOCKS_U16).filter_map(free).collect();
+        for run in blocks.chunk_by(|left, right| left.0 + 1 == right.0 && left.1 == right.1) {
+            let (first, half) = run[0];
+            let bytes = (run.len() * BLOCK_BYTES) as u64;
+            if let Err(error) = handles.data.punch(half.offset(first), bytes) {
+                return tracing::warn!(chunk = work.key.chunk, %error, "unused room is not given back");
+            }
+        }
     }
 
     fn write_table(&mut self) -> io::Result<()> {
@@ -228,60 +284,69 @@ impl<V: Vfs> CheckpointJob<V> {
     }
 
     fn apply(&mut self, mut work: Work<V>) -> io::Result<()> {
-        let handles = if work.on_disk {
+        let handles = if work.has_files {
             Handles::open(&self.vfs, &work.key)?
         } else {
             self.vfs.create_dir(&LayerKey::folder(work.key.volume))?;
-            self.folders.insert(work.key.volume);
             Handles::create(&self.vfs, &work.key)?
         };
-        let mut slots = Vec::new();
+        if !work.on_disk {
+            self.folders.insert(work.key.volume);
+            // Leftovers of a checkpoint that was cut short do not count.
+            handles.entries.set_len(0)?;
+        }
+        let halves = Halves::of(&work, &handles)?;
+        let mut stored = Vec::new();
         let mut buffer = Vec::new();
         for (block, run) in &work.runs {
-            self.apply_data(&work, &handles, *block, run, &mut buffer, &mut slots)?;
+            for (first, blocks, half) in halves.parts(*block, run.blocks) {
+                let part = run.part(first - block, blocks);
+                self.apply_run(&work.key, &handles, (first, &part, half), &mut buffer, &mut stored)?;
+            }
         }
-        write_slots(&handles, &work.key, &slots)?;
-        work.runs = Vec::new();
+        write_slots(&handles, &work.key, &stored)?;
         work.handles = Some(Arc::new(handles));
         self.applied.push_back(work);
         Ok(())
     }
 
-    /// Copy one run's bytes and note what its entries become.
-    fn apply_data(
+    /// Bring one run's bytes to where they belong and note what its entries become. `half` is where its blocks were at
+    /// the last checkpoint.
+    fn apply_run(
         &mut self,
-        work: &Work<V>,
+        key: &LayerKey,
         handles: &Handles<V>,
-        block: u16,
-        run: &Run,
+        (block, run, half): (u16, &Run, Half),
         buffer: &mut Vec<u8>,
-        slots: &mut Vec<(u16, Slot)>,
+        stored: &mut Vec<(u16, Stored)>,
     ) -> io::Result<()> {
-        let byte_of = |index: u16| u64::from(block + index) * BLOCK_BYTES as u64;
-        let Source::Journal { segment, .. } = &run.source else {
-            if work.on_disk {
-                handles.data.punch(byte_of(0), u64::from(run.blocks) * BLOCK_BYTES as u64)?;
+        let entries = |half: Half| (0..run.blocks).map(move |at| (block + at, stored_entry(run, at, half)));
+        let segment = match &run.source {
+            Source::InPlace { half, .. } => {
+                stored.extend(entries(*half));
+                return Ok(());
             }
-            slots.extend((0..run.blocks).map(|index| (block + index, Slot::Entry(run.entry(index)))));
-            return Ok(());
+            Source::Absent | Source::Zero => {
+                handles.data.punch(half.offset(block), u64::from(run.blocks) * BLOCK_BYTES as u64)?;
+                stored.extend(entries(half));
+                return Ok(());
+            }
+            Source::Journal { segment, .. } => *segment,
         };
-        let journal = self.segments.get(segment).ok_or_else(|| io::Error::other("a journal segment is gone"))?;
-        let step = (COPY_BYTES / BLOCK_BYTES) as u16;
-        for first in (0..run.blocks).step_by(step as usize) {
-            let count = step.min(run.blocks - first);
+        let journal = self.segments.get(&segment).ok_or_else(|| io::Error::other("a journal segment is gone"))?;
+        for first in (0..run.blocks).step_by(COPY_BLOCKS as usize) {
+            let count = COPY_BLOCKS.min(run.blocks - first);
             buffer.resize(count as usize * BLOCK_BYTES, 0);
             let (_, offset) = run.place(first).ok_or_else(|| io::Error::other("a run of the journal has no place"))?;
             let read = journal.read_at(buffer, offset)?;
             buffer[read..].fill(0);
-            handles.data.write_at(&mut [IoSlice::new(buffer)], byte_of(first))?;
+            handles.data.write_at(&mut [IoSlice::new(buffer)], half.offset(block + first))?;
             for (index, bytes) in (first..).zip(buffer.chunks_exact(BLOCK_BYTES)) {
-                let entry = run.entry(index);
-                debug_assert_eq!(entry.state, BlockState::Data);
                 // The journal rotted after it was synced: say so for ever, instead of blessing the bytes.
-                let whole = block_crc(bytes) == entry.crc;
-                slots.push((block + index, if whole { Slot::Entry(entry) } else { Slot::Lost }));
+                let whole = block_crc(bytes) == run.entry(index).crc;
+                stored.push((block + index, if whole { stored_entry(run, index, half) } else { Stored::LOST }));
                 if !whole {
-                    self.lost.push((work.key, block + index));
+                    self.lost.push((*key, block + index));
                 }
             }
         }
@@ -289,11 +354,49 @@ impl<V: Vfs> CheckpointJob<V> {
     }
 }
 
-/// Put entries into their groups; `slots` is in order of blocks.
-fn write_slots<V: Vfs>(handles: &Handles<V>, key: &LayerKey, slots: &[(u16, Slot)]) -> io::Result<()> {
-    let group_of = |slot: &(u16, Slot)| groups::place_of(slot.0).0;
+fn stored_entry(run: &Run, index: u16, half: Half) -> Stored {
+    Stored { slot: Slot::Entry(run.entry(index)), half }
+}
+
+/// Where the blocks of a layer were at the last checkpoint.
+enum Halves {
+    /// Nothing was ever written in place.
+    First,
+    /// Block by block.
+    Each(Vec<Half>),
+}
+
+impl Halves {
+    fn of<V: Vfs>(work: &Work<V>, handles: &Handles<V>) -> io::Result<Self> {
+        if work.placed.is_none() && handles.data.len()? <= CHUNK_BYTES {
+            return Ok(Self::First);
+        }
+        let stored = read_slots(handles, &work.key, 0, CHUNK_BLOCKS_U16)?;
+        let placed = |block: u16| work.placed.as_deref().and_then(|placed| placed.half(block));
+        let half = |(block, stored): (u16, Stored)| placed(block).map_or(stored.half, Half::other);
+        Ok(Self::Each((0..).zip(stored).map(half).collect()))
+    }
+
+    /// A run in pieces that lie in one half.
+    fn parts(&self, block: u16, blocks: u16) -> Vec<(u16, u16, Half)> {
+        let Self::Each(halves) = self else { return vec![(block, blocks, Half::First)] };
+        let mut parts = Vec::new();
+        let mut first = block;
+        for run in halves[block as usize..block as usize + blocks as usize].chunk_by(|left, right| left == right) {
+            #[allow(clippy::cast_possible_truncation, reason = "blocks of a chunk")]
+            let len = run.len() as u16;
+            parts.push((first, len, run[0]));
+            first += len;
+        }
+        parts
+    }
+}
+
+/// Put entries into their groups; `stored` is in order of blocks.
+fn write_slots<V: Vfs>(handles: &Handles<V>, key: &LayerKey, stored: &[(u16, Stored)]) -> io::Result<()> {
+    let group_of = |stored: &(u16, Stored)| groups::place_of(stored.0).0;
     let mut raw = Vec::new();
-    for span in slots.chunk_by(|left, right| group_of(right) - group_of(left) <= GAP_GROUPS) {
+    for span in stored.chunk_by(|left, right| group_of(right) - group_of(left) <= GAP_GROUPS) {
         let (first, last) = (group_of(&span[0]), group_of(&span[span.len() - 1]));
         raw.clear();
         raw.resize((last - first + 1) * GROUP_BYTES, 0);
@@ -302,9 +405,9 @@ fn write_slots<V: Vfs>(handles: &Handles<V>, key: &LayerKey, slots: &[(u16, Slot
             let number = group_of(&touched[0]);
             let bytes = raw[(number - first) * GROUP_BYTES..].first_chunk_mut().expect("a group's length");
             // What a damaged group said is not known any more: its other blocks are lost, and stay lost.
-            let mut group: Group = groups::decode(key, number, bytes).unwrap_or([Slot::Lost; GROUP_ENTRIES]);
-            for (block, slot) in touched {
-                group[groups::place_of(*block).1] = *slot;
+            let mut group: Group = groups::decode(key, number, bytes).unwrap_or([Stored::LOST; GROUP_ENTRIES]);
+            for (block, stored) in touched {
+                group[groups::place_of(*block).1] = *stored;
             }
             *bytes = groups::encode(key, number, &group);
         }

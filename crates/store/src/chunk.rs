@@ -1,10 +1,13 @@
 //! What a store keeps in memory of one chunk.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use yuntai_proto::{LayerId, Position, CHUNK_BLOCKS};
 
+use crate::groups::Half;
 use crate::overlay::Overlay;
+use crate::read::CHUNK_BLOCKS_U16;
 
 /// One bit per block of a chunk.
 #[derive(Clone)]
@@ -23,6 +26,37 @@ impl Bits {
 
     pub(crate) fn set(&mut self, block: u16) {
         self.0[block as usize / 64] |= 1 << (block % 64);
+    }
+
+    pub(crate) fn clear(&mut self, block: u16) {
+        self.0[block as usize / 64] &= !(1 << (block % 64));
+    }
+}
+
+/// Blocks that were written in place since the last checkpoint. Until it is through, a replay wants to find exactly these
+/// bytes there: nobody may write to that half of such a block, neither another write in place nor the checkpoint itself.
+#[derive(Clone, Default)]
+pub(crate) struct Placed {
+    set: Bits,
+    second: Bits,
+}
+
+impl Placed {
+    pub(crate) fn half(&self, block: u16) -> Option<Half> {
+        let half = if self.second.has(block) { Half::Second } else { Half::First };
+        self.set.has(block).then_some(half)
+    }
+
+    pub(crate) fn put(&mut self, block: u16, half: Half) {
+        self.set.set(block);
+        match half {
+            Half::First => self.second.clear(block),
+            Half::Second => self.second.set(block),
+        }
+    }
+
+    pub(crate) fn take(&mut self, block: u16) {
+        self.set.clear(block);
     }
 }
 
@@ -57,10 +91,52 @@ pub(crate) struct Layer {
     pub(crate) id: LayerId,
     /// What only the journal has.
     pub(crate) overlay: Overlay,
-    /// It has files, as of the last checkpoint.
+    /// It has files, and their entries count, as of the last checkpoint.
     pub(crate) on_disk: bool,
+    /// It has files, perhaps only for what was written in place.
+    pub(crate) has_files: bool,
+    /// Written in place, and not taken up by a checkpoint.
+    pub(crate) placed: Option<Box<Placed>>,
+    /// Written in place, and being taken up by the checkpoint that is running.
+    pub(crate) placed_before: Option<Arc<Placed>>,
     /// What the files take.
     pub(crate) allocated_bytes: u64,
+}
+
+impl Layer {
+    pub(crate) fn new(id: LayerId) -> Self {
+        Self {
+            id,
+            overlay: Overlay::default(),
+            on_disk: false,
+            has_files: false,
+            placed: None,
+            placed_before: None,
+            allocated_bytes: 0,
+        }
+    }
+
+    /// Was the block written in place since the last checkpoint that is through?
+    pub(crate) fn is_placed(&self, block: u16) -> bool {
+        let now = self.placed.as_deref().and_then(|placed| placed.half(block));
+        now.or_else(|| self.placed_before.as_deref().and_then(|placed| placed.half(block))).is_some()
+    }
+
+    pub(crate) fn place(&mut self, block: u16, blocks: u16, half: Half) {
+        let placed = self.placed.get_or_insert_with(Box::default);
+        (block..block + blocks).for_each(|block| placed.put(block, half));
+    }
+
+    /// What a checkpoint had begun to take up is to be taken up by the next one.
+    pub(crate) fn merge_placed(&mut self) {
+        let Some(before) = self.placed_before.take() else { return };
+        let placed = self.placed.get_or_insert_with(Box::default);
+        for block in 0..CHUNK_BLOCKS_U16 {
+            if let (Some(half), None) = (before.half(block), placed.half(block)) {
+                placed.put(block, half);
+            }
+        }
+    }
 }
 
 /// One chunk.
@@ -84,8 +160,7 @@ impl Chunk {
         let at = match self.layers.binary_search_by_key(&id, |layer| layer.id) {
             Ok(at) => at,
             Err(at) => {
-                let layer = Layer { id, overlay: Overlay::default(), on_disk: false, allocated_bytes: 0 };
-                self.layers.insert(at, layer);
+                self.layers.insert(at, Layer::new(id));
                 at
             }
         };

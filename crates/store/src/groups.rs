@@ -4,9 +4,10 @@
 //! whole, and a group is only ever written as a whole; should one tear all the same, or a bit flip, the checksum says
 //! so and the group's blocks are refused as damaged instead of being taken for absent. The tag names volume, chunk,
 //! layer and group, so that a sector that went to the wrong place is found too. A group of zeros (a hole) is a group in
-//! which every block is absent.
+//! which every block is absent. An entry's byte 5 tells the half of the data file that the block's bytes are in: see
+//! [`Half`].
 
-use yuntai_proto::{BlockEntry, BlockState, ChunkIndex, LayerId, VolumeId, ENTRY_BYTES};
+use yuntai_proto::{BlockEntry, BlockState, ChunkIndex, LayerId, VolumeId, BLOCK_BYTES, CHUNK_BYTES, ENTRY_BYTES};
 
 /// Bytes of a group.
 pub const GROUP_BYTES: usize = 512;
@@ -33,7 +34,7 @@ impl LayerKey {
         format!("volumes/{volume:016x}")
     }
 
-    /// The file of the blocks: block b at b × 4096, sparse.
+    /// The file of the blocks, sparse: see [`Half`].
     #[must_use]
     pub fn data_path(&self) -> String {
         format!("{}/{:08x}.{:08x}.data", Self::folder(self.volume), self.chunk, self.layer)
@@ -55,6 +56,38 @@ impl LayerKey {
     }
 }
 
+/// A data file has room for every block twice: a large write goes at once to the half that is not in use, where it harms
+/// nothing, and only its checksums go through the journal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Half {
+    /// Block b at b × 4096.
+    #[default]
+    First,
+    /// Block b at 64 MiB + b × 4096.
+    Second,
+}
+
+impl Half {
+    /// The other one.
+    #[must_use]
+    pub fn other(self) -> Self {
+        match self {
+            Self::First => Self::Second,
+            Self::Second => Self::First,
+        }
+    }
+
+    /// Where a block is in the data file.
+    #[must_use]
+    pub fn offset(self, block: u16) -> u64 {
+        let within = u64::from(block) * BLOCK_BYTES as u64;
+        match self {
+            Self::First => within,
+            Self::Second => CHUNK_BYTES + within,
+        }
+    }
+}
+
 /// What a group says of one block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Slot {
@@ -64,15 +97,32 @@ pub enum Slot {
     Lost,
 }
 
-/// One group, decoded.
-pub type Group = [Slot; GROUP_ENTRIES];
+/// A slot and where its bytes are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// What there is.
+    pub slot: Slot,
+    /// Where the block's bytes are, if there are any, and where journaled ones would go.
+    pub half: Half,
+}
 
-/// An empty group.
-pub const EMPTY: Group = [Slot::Entry(BlockEntry {
+impl Stored {
+    /// A block that is lost.
+    pub const LOST: Self = Self { slot: Slot::Lost, half: Half::First };
+}
+
+/// One group, decoded.
+pub type Group = [Stored; GROUP_ENTRIES];
+
+/// What is said of a block of which there is nothing.
+pub const ABSENT: Slot = Slot::Entry(BlockEntry {
     state: BlockState::Absent,
     crc: 0,
     position: yuntai_proto::Position { generation: 0, sequence: 0 },
-}); GROUP_ENTRIES];
+});
+
+/// An empty group.
+pub const EMPTY: Group = [Stored { slot: ABSENT, half: Half::First }; GROUP_ENTRIES];
 
 /// The group of a block, and its place in it.
 #[must_use]
@@ -84,11 +134,12 @@ pub fn place_of(block: u16) -> (usize, usize) {
 #[must_use]
 pub fn encode(key: &LayerKey, number: usize, group: &Group) -> [u8; GROUP_BYTES] {
     let mut out = [0; GROUP_BYTES];
-    for (slot, raw) in group.iter().zip(out.chunks_exact_mut(ENTRY_BYTES)) {
-        match slot {
+    for (stored, raw) in group.iter().zip(out.chunks_exact_mut(ENTRY_BYTES)) {
+        match stored.slot {
             Slot::Entry(entry) => raw.copy_from_slice(&entry.encode()),
             Slot::Lost => raw[4] = LOST,
         }
+        raw[5] = u8::from(stored.half == Half::Second);
     }
     out[504..508].copy_from_slice(&key.tag(number).to_le_bytes());
     let crc = crc32c::crc32c(&out[..508]);
@@ -110,8 +161,9 @@ pub fn decode(key: &LayerKey, number: usize, bytes: &[u8; GROUP_BYTES]) -> Optio
         return None;
     }
     let mut group = EMPTY;
-    for (slot, raw) in group.iter_mut().zip(bytes.chunks_exact(ENTRY_BYTES)) {
-        *slot = match raw[4] {
+    for (stored, raw) in group.iter_mut().zip(bytes.chunks_exact(ENTRY_BYTES)) {
+        stored.half = if raw[5] == 1 { Half::Second } else { Half::First };
+        stored.slot = match raw[4] {
             LOST => Slot::Lost,
             _ => Slot::Entry(BlockEntry::decode(raw.first_chunk().expect("24 bytes"))?),
         };

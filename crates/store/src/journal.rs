@@ -8,6 +8,9 @@ use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
+use crate::files::Handles;
+use crate::groups::LayerKey;
+use crate::superblock::VOLUMES;
 use crate::vfs::{Vfs, VfsFile};
 
 pub(crate) mod replay;
@@ -68,6 +71,28 @@ pub struct SyncTicket<V: Vfs> {
     vfs: V,
     files: Vec<(u64, u64, Arc<V::File>)>,
     names: bool,
+    /// Data files with blocks written in place by records that the ticket covers.
+    pub(crate) in_place: Vec<(LayerKey, InPlace<V>)>,
+}
+
+/// A data file that was written in place and not synced since.
+pub(crate) struct InPlace<V: Vfs> {
+    /// The last record whose data is there.
+    pub(crate) lsn: u64,
+    pub(crate) handles: Arc<Handles<V>>,
+    /// The file is new: its name must be made durable too.
+    pub(crate) is_new: bool,
+}
+
+impl<V: Vfs> InPlace<V> {
+    pub(crate) fn sync(&self, vfs: &V, key: &LayerKey) -> io::Result<()> {
+        self.handles.data.sync()?;
+        if self.is_new {
+            vfs.sync_dir(&LayerKey::folder(key.volume))?;
+            vfs.sync_dir(VOLUMES)?;
+        }
+        Ok(())
+    }
 }
 
 impl<V: Vfs> SyncTicket<V> {
@@ -77,6 +102,9 @@ impl<V: Vfs> SyncTicket<V> {
     /// What the system says. Nothing is known then about what was appended since the last success: the process must end
     /// and replay.
     pub fn run(&self) -> io::Result<()> {
+        for (key, in_place) in &self.in_place {
+            in_place.sync(&self.vfs, key)?;
+        }
         for (_, _, file) in &self.files {
             file.sync()?;
         }
@@ -193,7 +221,7 @@ impl<V: Vfs> Journal<V> {
         let dirty = self.segments.iter().filter(|(_, segment)| segment.bytes > segment.synced_bytes);
         let files = dirty.map(|(number, segment)| (*number, segment.bytes, Arc::clone(&segment.file))).collect();
         let names = self.segments.values().any(|segment| !segment.name_synced);
-        Some(SyncTicket { lsn, vfs: self.vfs.clone(), files, names })
+        Some(SyncTicket { lsn, vfs: self.vfs.clone(), files, names, in_place: Vec::new() })
     }
 
     /// The ticket ran well.

@@ -1,21 +1,24 @@
 //! Opening a store: superblock, fences, checkpoint, replay.
 
+use std::collections::btree_map::Entry;
 use std::collections::BTreeMap;
 use std::io;
+
+use yuntai_proto::{ChunkIndex, VolumeId, BLOCK_BYTES};
 
 use crate::chunk::{Chunk, Layer};
 use crate::error::OpenError;
 use crate::fences::Fences;
-use crate::files::FileCache;
+use crate::files::{FileCache, Handles};
 use crate::groups::LayerKey;
-use crate::journal::replay::{replay, Start};
+use crate::journal::replay::{replay, Start, Visitor};
 use crate::journal::Journal;
-use crate::overlay::Overlay;
 use crate::owners::OwnerCache;
+use crate::record::Header;
 use crate::store::{Options, Store};
-use crate::superblock::open_or_format;
+use crate::superblock::{open_or_format, VOLUMES};
 use crate::table::{Table, TableError, NAME as CHECKPOINT};
-use crate::vfs::{read_file, Vfs};
+use crate::vfs::{read_file, Vfs, VfsFile};
 use crate::write::{apply, Batch};
 
 fn read_table<V: Vfs>(vfs: &V) -> Result<Table, OpenError> {
@@ -35,9 +38,67 @@ fn chunk_of(row: crate::table::Row) -> Chunk {
     let layers = row
         .layers
         .into_iter()
-        .map(|(id, allocated_bytes)| Layer { id, overlay: Overlay::default(), on_disk: true, allocated_bytes })
+        .map(|(id, allocated_bytes)| Layer { on_disk: true, has_files: true, allocated_bytes, ..Layer::new(id) })
         .collect();
     Chunk { position: row.position, rebuilding: row.rebuilding, layers, ..Chunk::default() }
+}
+
+/// The state that a replay makes again.
+struct Rebuilt<'a, V: Vfs> {
+    vfs: &'a V,
+    fences: &'a Fences<V>,
+    chunks: BTreeMap<(VolumeId, ChunkIndex), Chunk>,
+    owners: OwnerCache,
+    /// Data files that hold what records have put in place.
+    files: BTreeMap<LayerKey, Handles<V>>,
+}
+
+impl<V: Vfs> Rebuilt<'_, V> {
+    /// What this start has seen the next one must see too.
+    fn settle(&self) -> io::Result<()> {
+        for (key, handles) in &self.files {
+            handles.data.sync()?;
+            self.vfs.sync_dir(&LayerKey::folder(key.volume))?;
+        }
+        if !self.files.is_empty() {
+            self.vfs.sync_dir(VOLUMES)?;
+        }
+        Ok(())
+    }
+}
+
+impl<V: Vfs> Visitor for Rebuilt<'_, V> {
+    fn read_in_place(&mut self, header: &Header, data: &mut Vec<u8>) -> io::Result<bool> {
+        if self.fences.get(header.volume).deleted {
+            return Ok(false);
+        }
+        data.clear();
+        let key = LayerKey { volume: header.volume, chunk: header.chunk, layer: header.layer };
+        let handles = match self.files.entry(key) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => match Handles::open(self.vfs, &key) {
+                Ok(handles) => entry.insert(handles),
+                // The file's name was not durable, so neither was the record.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+                Err(error) => return Err(error),
+            },
+        };
+        let half = header.in_place.unwrap_or_default();
+        data.resize(header.blocks as usize * BLOCK_BYTES, 0);
+        let read = handles.data.read_at(data, half.offset(header.block))?;
+        data.truncate(read);
+        Ok(true)
+    }
+
+    fn visit(&mut self, header: &Header, body: &[u8], segment: u64, data_offset: u64) {
+        if self.fences.get(header.volume).deleted {
+            return;
+        }
+        let chunk = self.chunks.entry((header.volume, header.chunk)).or_default();
+        apply(chunk, &mut self.owners, header, body, segment, data_offset);
+        // A session lives in memory only: after a start a rebuild begins again.
+        chunk.session = None;
+    }
 }
 
 impl<V: Vfs> Store<V> {
@@ -55,21 +116,17 @@ impl<V: Vfs> Store<V> {
         let table = read_table(&vfs)?;
         let start = Start { first_segment: table.first_segment, next_lsn: table.next_lsn };
         let alive = |volume: u64| !fences.get(volume).deleted;
-        let mut chunks: BTreeMap<_, _> = table
+        let chunks: BTreeMap<_, _> = table
             .rows
             .into_iter()
             .filter(|row| alive(row.volume))
             .map(|row| ((row.volume, row.chunk), chunk_of(row)))
             .collect();
-        let mut owners = OwnerCache::new(options.owner_cache_bytes);
-        let replayed = replay(&vfs, &identity, start, &mut |header, body, segment, data_offset| {
-            if alive(header.volume) {
-                let chunk: &mut Chunk = chunks.entry((header.volume, header.chunk)).or_default();
-                apply(chunk, &mut owners, header, body, segment, data_offset);
-                // A session lives in memory only: after a start a rebuild begins again.
-                chunk.session = None;
-            }
-        })?;
+        let owners = OwnerCache::new(options.owner_cache_bytes);
+        let mut rebuilt = Rebuilt { vfs: &vfs, fences: &fences, chunks, owners, files: BTreeMap::new() };
+        let replayed = replay(&vfs, &identity, start, &mut rebuilt)?;
+        rebuilt.settle()?;
+        let Rebuilt { mut chunks, owners, .. } = rebuilt;
         let lost_durable = replayed.damaged;
         if lost_durable {
             chunks.values_mut().for_each(|chunk| chunk.rebuilding = true);
@@ -90,6 +147,8 @@ impl<V: Vfs> Store<V> {
             damaged_blocks: 0,
             lost_durable,
             checkpointed_lsn: start.next_lsn - 1,
+            in_place: BTreeMap::new(),
+            in_place_bytes: 0,
             vfs,
             options,
         };
@@ -102,7 +161,7 @@ impl<V: Vfs> Store<V> {
 
     /// Those of the deleted volumes that still have a folder.
     fn left_of(&self, deleted: &[u64]) -> io::Result<Vec<u64>> {
-        let folders = self.vfs.list(crate::superblock::VOLUMES)?;
+        let folders = self.vfs.list(VOLUMES)?;
         let name = |volume: &u64| LayerKey::folder(*volume).rsplit('/').next().unwrap_or_default().to_owned();
         Ok(deleted.iter().copied().filter(|volume| folders.binary_search(&name(volume)).is_ok()).collect())
     }

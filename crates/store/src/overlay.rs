@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::groups::Half;
 use yuntai_proto::{BlockEntry, BlockState, Position, BLOCK_BYTES};
 
 /// Checksums of a run's blocks: one in place, or a shared list.
@@ -15,6 +16,13 @@ pub enum Crcs {
 }
 
 impl Crcs {
+    fn from(&self, skip: u16) -> Self {
+        match self {
+            Self::Many(list, first) => Self::Many(Arc::clone(list), first + skip),
+            one @ Self::One(_) => one.clone(),
+        }
+    }
+
     fn at(&self, index: u16) -> u32 {
         match self {
             Self::One(crc) => *crc,
@@ -30,6 +38,13 @@ pub enum Source {
     Absent,
     /// Zeros.
     Zero,
+    /// In the data file already.
+    InPlace {
+        /// Which half.
+        half: Half,
+        /// Checksums.
+        crcs: Crcs,
+    },
     /// In the journal.
     Journal {
         /// Number of the segment.
@@ -62,11 +77,9 @@ impl Run {
             Source::Journal { segment, offset, crcs } => Source::Journal {
                 segment: *segment,
                 offset: offset + u64::from(skip) * BLOCK_BYTES as u64,
-                crcs: match crcs {
-                    Crcs::Many(list, first) => Crcs::Many(Arc::clone(list), first + skip),
-                    one @ Crcs::One(_) => one.clone(),
-                },
+                crcs: crcs.from(skip),
             },
+            Source::InPlace { half, crcs } => Source::InPlace { half: *half, crcs: crcs.from(skip) },
             other => other.clone(),
         };
         Self { blocks, source, ..*self }
@@ -78,17 +91,17 @@ impl Run {
         let (state, crc) = match &self.source {
             Source::Absent => return BlockEntry::default(),
             Source::Zero => (BlockState::Zero, 0),
-            Source::Journal { crcs, .. } => (BlockState::Data, crcs.at(index)),
+            Source::Journal { crcs, .. } | Source::InPlace { crcs, .. } => (BlockState::Data, crcs.at(index)),
         };
         BlockEntry { state, crc, position: self.position }
     }
 
-    /// Segment and offset of its block number `index`, if it has bytes.
+    /// Segment and offset of its block number `index`, if its bytes are in the journal.
     #[must_use]
     pub fn place(&self, index: u16) -> Option<(u64, u64)> {
         match &self.source {
             Source::Journal { segment, offset, .. } => Some((*segment, offset + u64::from(index) * BLOCK_BYTES as u64)),
-            Source::Absent | Source::Zero => None,
+            Source::Absent | Source::Zero | Source::InPlace { .. } => None,
         }
     }
 }

@@ -1,14 +1,14 @@
 //! Reads: as of a layer over its ancestors, or of exactly one layer. Every block is checked before it leaves.
 
 use std::io;
-use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use yuntai_proto::data::Refusal;
 use yuntai_proto::{block_crc, BlockEntry, BlockState, LayerId, BLOCK_BYTES, CHUNK_BLOCKS};
 
 use crate::files::Handles;
-use crate::groups::{self, LayerKey, Slot, GROUP_BYTES, GROUP_ENTRIES};
+use crate::groups::{self, Half, LayerKey, Slot, Stored, GROUP_BYTES, GROUP_ENTRIES};
+use crate::overlay::{Run, Source};
 use crate::owners::NOBODY;
 use crate::store::{refusal_of, Store};
 use crate::tree::LayerTree;
@@ -33,7 +33,7 @@ pub struct ReadBlocks {
 enum Place {
     Nowhere,
     Journal { segment: u64, offset: u64 },
-    Files,
+    Files(Half),
 }
 
 /// What a layer says of a block.
@@ -44,7 +44,7 @@ struct Found {
     place: Place,
 }
 
-const NOTHING: Found = Found { slot: groups::EMPTY[0], layer: 0, place: Place::Nowhere };
+const NOTHING: Found = Found { slot: groups::ABSENT, layer: 0, place: Place::Nowhere };
 
 impl Found {
     fn is_absent(&self) -> bool {
@@ -198,8 +198,7 @@ impl<V: Vfs> Store<V> {
             for (first, run) in layer.overlay.range(block, blocks) {
                 covered += run.blocks;
                 for index in 0..run.blocks {
-                    let place =
-                        run.place(index).map_or(Place::Nowhere, |(segment, offset)| Place::Journal { segment, offset });
+                    let place = place_of(&run, index);
                     let slot = Slot::Entry(run.entry(index));
                     found[(first - block + index) as usize] = Found { slot, layer: key.layer, place };
                 }
@@ -213,10 +212,10 @@ impl<V: Vfs> Store<V> {
             in_journal[(first - block) as usize..][..run.blocks as usize].fill(true);
         }
         let handles = self.files.get(&self.vfs, key)?;
-        let slots = read_slots(&handles, key, block, blocks)?;
-        for ((found, slot), in_journal) in found.iter_mut().zip(slots).zip(in_journal) {
+        let stored = read_slots(&handles, key, block, blocks)?;
+        for ((found, stored), in_journal) in found.iter_mut().zip(stored).zip(in_journal) {
             if !in_journal {
-                *found = Found { slot, layer: key.layer, place: Place::Files };
+                *found = Found { slot: stored.slot, layer: key.layer, place: Place::Files(stored.half) };
             }
         }
         Ok(found)
@@ -280,9 +279,9 @@ impl<V: Vfs> Store<V> {
                 let segment = segment.ok_or_else(|| io::Error::other("the journal segment of a block is gone"))?;
                 segment.file.read_at(into, offset)?
             }
-            Place::Files => {
+            Place::Files(half) => {
                 let handles = self.files.get(&self.vfs, &LayerKey { layer: found.layer, ..*key })?;
-                handles.data.read_at(into, u64::from(block) * BLOCK_BYTES as u64)?
+                handles.data.read_at(into, half.offset(block))?
             }
         };
         // What is missing stays zeros, and the checksum says whether that is right.
@@ -309,7 +308,7 @@ fn absent(blocks: u16) -> ReadBlocks {
 /// Do the bytes of two blocks lie one behind the other?
 fn follows(left: &(u16, Found, u32), right: &(u16, Found, u32)) -> bool {
     match (left.1.place, right.1.place) {
-        (Place::Files, Place::Files) => left.1.layer == right.1.layer && left.0 + 1 == right.0,
+        (Place::Files(a), Place::Files(b)) => a == b && left.1.layer == right.1.layer && left.0 + 1 == right.0,
         (Place::Journal { segment: a, offset: from }, Place::Journal { segment: b, offset: to }) => {
             a == b && from + BLOCK_BYTES as u64 == to
         }
@@ -317,8 +316,22 @@ fn follows(left: &(u16, Found, u32), right: &(u16, Found, u32)) -> bool {
     }
 }
 
+/// Where the bytes of a block of a run are.
+fn place_of(run: &Run, index: u16) -> Place {
+    match (&run.source, run.place(index)) {
+        (Source::InPlace { half, .. }, _) => Place::Files(*half),
+        (_, Some((segment, offset))) => Place::Journal { segment, offset },
+        (_, None) => Place::Nowhere,
+    }
+}
+
 /// Entries of a range from the entry file.
-fn read_slots<V: Vfs>(handles: &Arc<Handles<V>>, key: &LayerKey, block: u16, blocks: u16) -> io::Result<Vec<Slot>> {
+pub(crate) fn read_slots<V: Vfs>(
+    handles: &Handles<V>,
+    key: &LayerKey,
+    block: u16,
+    blocks: u16,
+) -> io::Result<Vec<Stored>> {
     let (first, _) = groups::place_of(block);
     let (last, _) = groups::place_of(block + (blocks - 1));
     let mut raw = vec![0; (last - first + 1) * GROUP_BYTES];
@@ -337,7 +350,7 @@ fn read_slots<V: Vfs>(handles: &Arc<Handles<V>>, key: &LayerKey, block: u16, blo
                 break;
             }
         }
-        decoded.push(group.unwrap_or([Slot::Lost; GROUP_ENTRIES]));
+        decoded.push(group.unwrap_or([Stored::LOST; GROUP_ENTRIES]));
     }
     let skip = block as usize - first * GROUP_ENTRIES;
     Ok(decoded.into_iter().flatten().skip(skip).take(blocks as usize).collect())

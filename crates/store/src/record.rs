@@ -1,15 +1,17 @@
 //! One journal record: an 80-byte little-endian header, a body, the data.
 //!
 //! ```text
-//!  0 magic "YJR1" | 4 version u8 | 5 kind u8 | 6 zero u16 | 8 lsn u64 | 16 synced_lsn u64 | 24 volume u64
+//!  0 magic "YJR1" | 4 version u8 | 5 kind u8 | 6 flags u16 | 8 lsn u64 | 16 synced_lsn u64 | 24 volume u64
 //! 32 generation u64 | 40 sequence u64 | 48 chunk u32 | 52 layer u32 | 56 block u16 | 58 blocks u16
 //! 60 body_len u32 | 64 data_len u32 | 68 body_crc u32 | 72 store_tag u32 | 76 header_crc u32: CRC-32C of bytes 0..76
 //! ```
-//! The data has no checksum of its own: the body carries one per block, which is checked at replay. `synced_lsn` is
+//! Flags: 1 = the data is not here but in place, in the chunk's data file (then `data_len` is 0 and every block of the
+//! record has the state `Data`); 2 = in its second half. The data has no checksum of its own: the body carries one per block, which is checked at replay. `synced_lsn` is
 //! what was known to be durable when the record was written: a break in the journal below the highest `synced_lsn`
 //! found behind it is damage, above it only what a crash may lose. `store_tag` comes from the store's uuid, so that a
 //! guest that writes an image of some other journal into its disk cannot be taken for one of our records.
 
+use crate::groups::Half;
 use yuntai_proto::{
     block_crc, BlockEntry, BlockState, ChunkIndex, LayerId, Position, VolumeId, BLOCK_BYTES, CHUNK_BLOCKS, ENTRY_BYTES,
 };
@@ -20,6 +22,11 @@ pub const MAGIC: u32 = u32::from_le_bytes(*b"YJR1");
 pub const VERSION: u8 = 1;
 /// Bytes of a header.
 pub const HEADER_BYTES: usize = 80;
+
+/// The data is in the chunk's data file.
+const FLAG_IN_PLACE: u16 = 1;
+/// In its second half.
+const FLAG_SECOND_HALF: u16 = 2;
 
 /// What a record says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +83,8 @@ pub struct Header {
     pub data_len: u32,
     /// CRC-32C of the body.
     pub body_crc: u32,
+    /// The data is in this half of the chunk's data file, not in the journal.
+    pub in_place: Option<Half>,
 }
 
 /// One block's change.
@@ -101,6 +110,12 @@ impl Header {
         out[0..4].copy_from_slice(&MAGIC.to_le_bytes());
         out[4] = VERSION;
         out[5] = self.kind as u8;
+        let flags = match self.in_place {
+            None => 0,
+            Some(Half::First) => FLAG_IN_PLACE,
+            Some(Half::Second) => FLAG_IN_PLACE | FLAG_SECOND_HALF,
+        };
+        out[6..8].copy_from_slice(&flags.to_le_bytes());
         out[8..16].copy_from_slice(&self.lsn.to_le_bytes());
         out[16..24].copy_from_slice(&self.synced_lsn.to_le_bytes());
         out[24..32].copy_from_slice(&self.volume.to_le_bytes());
@@ -130,7 +145,14 @@ impl Header {
         if crc32c::crc32c(&bytes[..76]) != u32_at(bytes, 76) {
             return None;
         }
+        let in_place = match half(6) {
+            0 => None,
+            FLAG_IN_PLACE => Some(Half::First),
+            flags if flags == FLAG_IN_PLACE | FLAG_SECOND_HALF => Some(Half::Second),
+            _ => return None,
+        };
         let header = Self {
+            in_place,
             kind: Kind::of(bytes[5])?,
             lsn: word(8),
             synced_lsn: word(16),
@@ -146,7 +168,8 @@ impl Header {
         };
         let sane = header.block as usize + header.blocks as usize <= CHUNK_BLOCKS
             && header.body_len as usize == body_len(header.kind, header.blocks)
-            && header.data_len as usize <= header.blocks as usize * BLOCK_BYTES;
+            && header.data_len as usize <= header.blocks as usize * BLOCK_BYTES
+            && (header.in_place.is_none() || header.data_len == 0);
         sane.then_some(header)
     }
 
@@ -156,7 +179,7 @@ impl Header {
         HEADER_BYTES as u64 + u64::from(self.body_len) + u64::from(self.data_len)
     }
 
-    /// Check body and data against the header and the body's checksums.
+    /// Check body and data (wherever it is) against the header and the body's checksums.
     #[must_use]
     pub fn is_whole(&self, body: &[u8], data: &[u8]) -> bool {
         let mut data_blocks = 0;

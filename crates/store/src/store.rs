@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::Arc;
 
 use yuntai_proto::data::{ChunkState, Refusal};
 use yuntai_proto::{ChunkIndex, ServerId, VolumeId};
@@ -10,7 +11,7 @@ use crate::chunk::Chunk;
 use crate::fences::{Fence, Fences};
 use crate::files::FileCache;
 use crate::groups::LayerKey;
-use crate::journal::{Journal, SyncTicket};
+use crate::journal::{InPlace, Journal, SyncTicket};
 use crate::owners::OwnerCache;
 use crate::vfs::{Space, Vfs};
 use crate::write::Batch;
@@ -30,6 +31,8 @@ pub struct Options {
     pub owner_cache_bytes: usize,
     /// Chunk files kept open (two per layer of a chunk).
     pub open_layers_max: usize,
+    /// Writes of at least so many blocks go straight to the chunk's data file, if the half that is not in use is free.
+    pub in_place_blocks_min: u16,
     /// From this share of the disk on, new chunks are refused.
     pub full_percent: u64,
     /// From this share of the disk on, no chunk that is new here is rebuilt here.
@@ -47,6 +50,7 @@ impl Options {
             segment_bytes: 64 << 20,
             owner_cache_bytes: 32 << 20,
             open_layers_max: 400,
+            in_place_blocks_min: 16,
             full_percent: 90,
             rebuild_percent: 85,
         }
@@ -85,7 +89,7 @@ pub struct Store<V: Vfs> {
     pub(crate) chunks: BTreeMap<(VolumeId, ChunkIndex), Chunk>,
     pub(crate) owners: OwnerCache,
     pub(crate) files: FileCache<V>,
-    pub(crate) batch: Batch,
+    pub(crate) batch: Batch<V>,
     pub(crate) checkpointing: bool,
     /// Deleted volumes whose files are still there: the next checkpoint removes them.
     pub(crate) doomed: Vec<VolumeId>,
@@ -93,6 +97,10 @@ pub struct Store<V: Vfs> {
     pub(crate) damaged_blocks: u64,
     pub(crate) lost_durable: bool,
     pub(crate) checkpointed_lsn: u64,
+    /// Data files written in place and not synced since.
+    pub(crate) in_place: BTreeMap<LayerKey, InPlace<V>>,
+    /// Bytes written in place since the last checkpoint began.
+    pub(crate) in_place_bytes: u64,
 }
 
 /// What a failed disk operation is to the asker.
@@ -173,6 +181,7 @@ impl<V: Vfs> Store<V> {
         }
         self.owners.drop_volume(volume);
         self.files.drop_volume(volume);
+        self.in_place.retain(|key, _| key.volume != volume);
         if !self.doomed.contains(&volume) {
             self.doomed.push(volume);
         }
@@ -256,12 +265,22 @@ impl<V: Vfs> Store<V> {
     /// What has to be done to make everything appended so far durable; `None` if it is.
     #[must_use]
     pub fn sync_ticket(&self) -> Option<SyncTicket<V>> {
-        self.journal.sync_ticket()
+        let mut ticket = self.journal.sync_ticket()?;
+        let copy = |in_place: &InPlace<V>| InPlace { handles: Arc::clone(&in_place.handles), ..*in_place };
+        ticket.in_place = self.in_place.iter().map(|(key, in_place)| (*key, copy(in_place))).collect();
+        Some(ticket)
     }
 
     /// The ticket ran well.
     pub fn synced(&mut self, ticket: &SyncTicket<V>) {
         self.journal.synced(ticket);
+        self.in_place.retain(|_, in_place| in_place.lsn > ticket.lsn);
+    }
+
+    /// Bytes written in place since the last checkpoint began: such blocks can be written in place again only after one.
+    #[must_use]
+    pub fn in_place_bytes(&self) -> u64 {
+        self.in_place_bytes
     }
 
     /// A block here is not what it should be.

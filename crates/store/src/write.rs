@@ -1,6 +1,7 @@
 //! The way of a mutation: checked and staged, appended with others in one write, then visible.
 
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use yuntai_proto::data::Refusal;
@@ -9,12 +10,15 @@ use yuntai_proto::{
 };
 
 use crate::chunk::Chunk;
-use crate::groups::LayerKey;
+use crate::files::Handles;
+use crate::groups::{Half, LayerKey, Slot};
+use crate::journal::InPlace;
 use crate::overlay::{Crcs, Run, Source};
 use crate::owners::OwnerCache;
+use crate::read::read_slots;
 use crate::record::{self, Header, Kind};
 use crate::store::{refusal_of, Store};
-use crate::vfs::Vfs;
+use crate::vfs::{Vfs, VfsFile};
 
 /// What a mutation does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,23 +72,36 @@ struct Undo {
     before: Option<(Position, bool)>,
 }
 
-struct Pending {
+/// A record whose data goes straight to the data file.
+struct Placing<V: Vfs> {
+    handles: Arc<Handles<V>>,
+    half: Half,
+    is_new: bool,
+}
+
+struct Pending<V: Vfs> {
     header: Header,
     /// Where its header and body lie among the heads.
     head: std::ops::Range<usize>,
     data: Bytes,
+    placing: Option<Placing<V>>,
     undo: Undo,
 }
 
 /// Records that wait for the one write.
-#[derive(Default)]
-pub(crate) struct Batch {
+pub(crate) struct Batch<V: Vfs> {
     heads: Vec<u8>,
-    pending: Vec<Pending>,
+    pending: Vec<Pending<V>>,
     bytes: u64,
 }
 
-impl Batch {
+impl<V: Vfs> Default for Batch<V> {
+    fn default() -> Self {
+        Self { heads: Vec::new(), pending: Vec::new(), bytes: 0 }
+    }
+}
+
+impl<V: Vfs> Batch<V> {
     pub(crate) fn is_empty(&self) -> bool {
         self.pending.is_empty()
     }
@@ -231,6 +248,10 @@ impl<V: Vfs> Store<V> {
         body: &[u8],
         data: Bytes,
     ) {
+        let chunk_key = (key.volume, key.chunk);
+        let before = self.chunks.get(&chunk_key).map(|chunk| (chunk.position, chunk.rebuilding));
+        let placing = self.place(kind, &key, (block, blocks), data.len());
+        let in_journal = if placing.is_some() { 0 } else { data.len() };
         let len = |len: usize| u32::try_from(len).expect("bodies and data are limited");
         let header = Header {
             kind,
@@ -243,21 +264,73 @@ impl<V: Vfs> Store<V> {
             block,
             blocks,
             body_len: len(body.len()),
-            data_len: len(data.len()),
+            data_len: len(in_journal),
             body_crc: crc32c::crc32c(body),
+            in_place: placing.as_ref().map(|placing| placing.half),
         };
         let start = self.batch.heads.len();
         self.batch.heads.extend_from_slice(&header.encode(self.tag));
         self.batch.heads.extend_from_slice(body);
-        let chunk_key = (key.volume, key.chunk);
-        let before = self.chunks.get(&chunk_key).map(|chunk| (chunk.position, chunk.rebuilding));
         let chunk = self.chunks.entry(chunk_key).or_default();
         if kind != Kind::Pulled {
             chunk.position = position;
         }
         let undo = Undo { key: chunk_key, before };
         self.batch.bytes += header.record_len();
-        self.batch.pending.push(Pending { header, head: start..self.batch.heads.len(), data, undo });
+        self.batch.pending.push(Pending { header, head: start..self.batch.heads.len(), data, placing, undo });
+    }
+
+    /// Can the data of this record go straight to the data file? Only to the half that is not in use, and only if no
+    /// record that a replay may meet has its data there already.
+    fn place(&mut self, kind: Kind, key: &LayerKey, (block, blocks): (u16, u16), bytes: usize) -> Option<Placing<V>> {
+        let whole = bytes == blocks as usize * BLOCK_BYTES && matches!(kind, Kind::Write | Kind::Fill | Kind::Pulled);
+        if !whole || blocks < self.options.in_place_blocks_min {
+            return None;
+        }
+        let layer = self.chunks.entry((key.volume, key.chunk)).or_default().layer_mut(key.layer);
+        let taken = (block..block + blocks).any(|block| layer.is_placed(block));
+        let (has_files, on_disk) = (layer.has_files, layer.on_disk);
+        // A running checkpoint makes the files of new layers itself.
+        if taken || (!has_files && self.checkpointing) {
+            return None;
+        }
+        let half = if on_disk { self.free_half(key, block, blocks)? } else { Half::Second };
+        let handles = self.files_for_placing(key, has_files);
+        let handles = handles.map_err(|error| tracing::warn!(%error, "not in place, but through the journal")).ok()?;
+        let layer = self.chunks.get_mut(&(key.volume, key.chunk))?.layer_mut(key.layer);
+        layer.has_files = true;
+        layer.place(block, blocks, half);
+        // Until a checkpoint is through nothing else has made the file's name durable.
+        Some(Placing { handles, half, is_new: !on_disk })
+    }
+
+    /// The half that none of these blocks uses, if it is the same for all.
+    fn free_half(&mut self, key: &LayerKey, block: u16, blocks: u16) -> Option<Half> {
+        let handles = self.files.get(&self.vfs, key).ok()?;
+        let stored = read_slots(&handles, key, block, blocks).ok()?;
+        let half = stored[0].half;
+        stored.iter().all(|stored| stored.half == half && stored.slot != Slot::Lost).then(|| half.other())
+    }
+
+    fn files_for_placing(&mut self, key: &LayerKey, has_files: bool) -> io::Result<Arc<Handles<V>>> {
+        if !has_files {
+            self.vfs.create_dir(&LayerKey::folder(key.volume))?;
+            Handles::create(&self.vfs, key)?;
+        }
+        self.files.get(&self.vfs, key)
+    }
+
+    /// The next sync must cover a data file.
+    fn note_in_place(&mut self, header: &Header, placing: &Placing<V>) {
+        let key = LayerKey { volume: header.volume, chunk: header.chunk, layer: header.layer };
+        self.in_place_bytes += u64::from(header.blocks) * BLOCK_BYTES as u64;
+        let noted = self.in_place.entry(key).or_insert_with(|| InPlace {
+            lsn: header.lsn,
+            handles: Arc::clone(&placing.handles),
+            is_new: placing.is_new,
+        });
+        noted.lsn = header.lsn;
+        noted.is_new |= placing.is_new;
     }
 
     /// Append what is staged, in one write, and make it visible. Nothing of it is durable yet: see
@@ -273,11 +346,13 @@ impl<V: Vfs> Store<V> {
         let mut slices = Vec::with_capacity(batch.pending.len() * 2);
         for pending in &batch.pending {
             slices.push(IoSlice::new(&batch.heads[pending.head.clone()]));
-            if !pending.data.is_empty() {
+            if pending.placing.is_none() && !pending.data.is_empty() {
                 slices.push(IoSlice::new(&pending.data));
             }
         }
-        let appended = self.journal.append(&mut slices, batch.bytes, batch.pending.len() as u64);
+        // What goes in place must be there before a record says so.
+        let appended = write_in_place(&batch)
+            .and_then(|()| self.journal.append(&mut slices, batch.bytes, batch.pending.len() as u64));
         drop(slices);
         let result = match appended {
             Ok((segment, offset)) => {
@@ -286,7 +361,7 @@ impl<V: Vfs> Store<V> {
             }
             Err(error) => {
                 tracing::warn!(%error, records = batch.pending.len(), "the journal could not be appended to");
-                batch.pending.drain(..).rev().for_each(|pending| self.take_back(&pending.undo));
+                batch.pending.drain(..).rev().for_each(|pending| self.take_back(&pending));
                 Err(refusal_of(&error))
             }
         };
@@ -298,7 +373,7 @@ impl<V: Vfs> Store<V> {
         result
     }
 
-    fn show(&mut self, batch: &Batch, segment: u64, offset: u64) {
+    fn show(&mut self, batch: &Batch<V>, segment: u64, offset: u64) {
         let mut at = offset;
         for pending in &batch.pending {
             let body = &batch.heads[pending.head.start + record::HEADER_BYTES..pending.head.end];
@@ -306,10 +381,20 @@ impl<V: Vfs> Store<V> {
             let chunk = self.chunks.get_mut(&pending.undo.key).expect("staging made it");
             apply(chunk, &mut self.owners, &pending.header, body, segment, data_offset);
             at += pending.header.record_len();
+            if let Some(placing) = &pending.placing {
+                self.note_in_place(&pending.header, placing);
+            }
         }
     }
 
-    fn take_back(&mut self, undo: &Undo) {
+    fn take_back(&mut self, pending: &Pending<V>) {
+        let (header, undo) = (&pending.header, &pending.undo);
+        if pending.placing.is_some() {
+            let layer = self.chunks.get_mut(&undo.key).map(|chunk| chunk.layer_mut(header.layer));
+            if let Some(placed) = layer.and_then(|layer| layer.placed.as_deref_mut()) {
+                (header.block..header.block + header.blocks).for_each(|block| placed.take(block));
+            }
+        }
         match undo.before {
             Some((position, rebuilding)) => {
                 let chunk = self.chunks.get_mut(&undo.key).expect("it was there before");
@@ -321,6 +406,16 @@ impl<V: Vfs> Store<V> {
             }
         }
     }
+}
+
+fn write_in_place<V: Vfs>(batch: &Batch<V>) -> io::Result<()> {
+    for pending in &batch.pending {
+        if let Some(placing) = &pending.placing {
+            let offset = placing.half.offset(pending.header.block);
+            placing.handles.data.write_at(&mut [IoSlice::new(&pending.data)], offset)?;
+        }
+    }
+    Ok(())
 }
 
 /// Make a record that stands in the journal visible. The only place where records become state, at run time and at a
@@ -350,6 +445,11 @@ pub(crate) fn apply(
         Kind::Pulled => {}
         Kind::Write | Kind::Zero | Kind::Fill => chunk.position = header.position,
     }
+    if let Some(half) = header.in_place {
+        let layer = chunk.layer_mut(header.layer);
+        layer.place(header.block, header.blocks, half);
+        layer.has_files = true;
+    }
     let mut put = |block: u16, run: Run| {
         let key = LayerKey { volume: header.volume, chunk: header.chunk, layer: header.layer };
         note(chunk, owners, &key, header.kind, block, &run);
@@ -360,7 +460,10 @@ pub(crate) fn apply(
             1 => Crcs::One(crc_at(body, 0)),
             blocks => Crcs::Many((0..blocks as usize).map(|index| crc_at(body, index)).collect(), 0),
         };
-        let source = Source::Journal { segment, offset: data_offset, crcs };
+        let source = match header.in_place {
+            Some(half) => Source::InPlace { half, crcs },
+            None => Source::Journal { segment, offset: data_offset, crcs },
+        };
         put(header.block, Run { blocks: header.blocks, lsn: header.lsn, position: header.position, source });
         return;
     }
@@ -373,6 +476,10 @@ pub(crate) fn apply(
         let source = match change.entry.state {
             BlockState::Absent => Source::Absent,
             BlockState::Zero => Source::Zero,
+            BlockState::Data if header.in_place.is_some() => {
+                let half = header.in_place.unwrap_or_default();
+                Source::InPlace { half, crcs: Crcs::One(change.entry.crc) }
+            }
             BlockState::Data => Source::Journal {
                 segment,
                 offset: data_offset + (change.data_index * BLOCK_BYTES) as u64,

@@ -6,9 +6,10 @@ const KEY: LayerKey = LayerKey { volume: 7, chunk: 3, layer: 1 };
 fn sample() -> Group {
     let mut group = EMPTY;
     let position = Position { generation: 2, sequence: 9 };
-    group[4] = Slot::Entry(BlockEntry { state: BlockState::Data, crc: 0xdead_beef, position });
-    group[20] = Slot::Entry(BlockEntry { state: BlockState::Zero, crc: 0, position });
-    group[7] = Slot::Lost;
+    group[4].slot = Slot::Entry(BlockEntry { state: BlockState::Data, crc: 0xdead_beef, position });
+    group[20].slot = Slot::Entry(BlockEntry { state: BlockState::Zero, crc: 0, position });
+    group[7].slot = Slot::Lost;
+    group[9].half = Half::Second;
     group
 }
 
@@ -37,5 +38,6 @@ fn a_hole_is_absent_and_version_1_bytes_still_decode() {
     let bytes = encode(&KEY, 5, &sample());
     let entry = [0xef, 0xbe, 0xad, 0xde, 2, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0];
     assert_eq!(bytes[96..120], entry);
-    assert_eq!(bytes[504..], [222, 113, 136, 231, 66, 13, 228, 176]);
+    assert_eq!(bytes[9 * 24 + 5], 1);
+    assert_eq!(bytes[504..], [222, 113, 136, 231, 211, 187, 78, 34]);
 }

@@ -19,8 +19,14 @@ pub(crate) struct Replayed<V: Vfs> {
     pub(crate) damaged: bool,
 }
 
-/// Gets every record: header, body, segment, offset of the data.
-pub(crate) type Visit<'a> = &'a mut dyn FnMut(&Header, &[u8], u64, u64);
+/// Who is told of the records.
+pub(crate) trait Visitor {
+    /// Read what a record says it has put in place into `data`; false if that is of no interest any more (the volume is
+    /// gone) and needs no check.
+    fn read_in_place(&mut self, header: &Header, data: &mut Vec<u8>) -> io::Result<bool>;
+    /// A whole record, in order: header, body, segment, offset of the data.
+    fn visit(&mut self, header: &Header, body: &[u8], segment: u64, data_offset: u64);
+}
 
 /// Where the checkpoint ends and the replay begins.
 #[derive(Clone, Copy, Debug)]
@@ -34,10 +40,14 @@ fn numbers<V: Vfs>(vfs: &V) -> io::Result<Vec<u64>> {
     Ok(vfs.list(FOLDER)?.iter().filter_map(parse).collect())
 }
 
-/// Read every record from `start` on, in order, until the first broken one; give each to `visit` with its body, segment
-/// and the offset of its data. Then cut off what follows and make all of it durable: what this start has seen, the next
+/// Read every record from `start` on, in order, until the first broken one; give each to the visitor. Then cut off what follows and make all of it durable: what this start has seen, the next
 /// one must see too.
-pub(crate) fn replay<V: Vfs>(vfs: &V, identity: &Identity, start: Start, visit: Visit<'_>) -> io::Result<Replayed<V>> {
+pub(crate) fn replay<V: Vfs>(
+    vfs: &V,
+    identity: &Identity,
+    start: Start,
+    visitor: &mut dyn Visitor,
+) -> io::Result<Replayed<V>> {
     let all = numbers(vfs)?;
     let last_number = all.last().copied().unwrap_or(0).max(start.first_segment.saturating_sub(1));
     let mut replayed = Replayed { segments: BTreeMap::new(), next_lsn: start.next_lsn, last_number, damaged: false };
@@ -59,7 +69,7 @@ pub(crate) fn replay<V: Vfs>(vfs: &V, identity: &Identity, start: Start, visit: 
             break;
         }
         let stop_at = remaining.peek().map_or(u64::MAX, |(_, next_base, _)| *next_base);
-        let end = read_segment(&file, identity, number, stop_at, &mut replayed.next_lsn, visit)?;
+        let end = read_segment(&file, identity, number, stop_at, &mut replayed.next_lsn, visitor)?;
         replayed.segments.insert(number, (file, end));
     }
     stray.extend(remaining.map(|(number, _, file)| (number, file)));
@@ -75,10 +85,11 @@ fn read_segment<F: VfsFile>(
     number: u64,
     stop_at: u64,
     next_lsn: &mut u64,
-    visit: Visit<'_>,
+    visitor: &mut dyn Visitor,
 ) -> io::Result<u64> {
     let mut offset = SEGMENT_HEADER_BYTES;
     let mut rest = Vec::new();
+    let mut in_place = Vec::new();
     loop {
         let mut head = [0; HEADER_BYTES];
         if file.read_at(&mut head, offset)? < HEADER_BYTES {
@@ -94,12 +105,19 @@ fn read_segment<F: VfsFile>(
             return Ok(offset);
         }
         let (body, data) = rest.split_at(body_len);
-        if !header.is_whole(body, data) {
+        // Records below were applied before the checkpoint; they stand here only because segments go as a whole, and
+        // what they had in place may be gone.
+        let is_due = header.lsn == *next_lsn;
+        let whole = match header.in_place {
+            None => header.is_whole(body, data),
+            Some(_) if is_due => !visitor.read_in_place(&header, &mut in_place)? || header.is_whole(body, &in_place),
+            Some(_) => true,
+        };
+        if !whole {
             return Ok(offset);
         }
-        // Records below were applied before the checkpoint; they stand here only because segments go as a whole.
-        if header.lsn == *next_lsn {
-            visit(&header, body, number, offset + (HEADER_BYTES + body_len) as u64);
+        if is_due {
+            visitor.visit(&header, body, number, offset + (HEADER_BYTES + body_len) as u64);
             *next_lsn += 1;
         }
         offset += header.record_len();

@@ -17,6 +17,7 @@ fn sample() -> Header {
         body_len: 4,
         data_len: 4096,
         body_crc: 0xa1b2_c3d4,
+        in_place: None,
     }
 }
 
@@ -31,6 +32,16 @@ fn version_1_bytes_still_decode() {
     bytes.extend_from_slice(&[64, 32, 183, 124]);
     assert_eq!(sample().encode(TAG)[..], bytes[..]);
     assert_eq!(Header::decode(bytes[..].first_chunk().unwrap(), TAG), Some(sample()));
+}
+
+#[test]
+fn data_in_place_is_told_by_flags() {
+    for (half, flags) in [(Half::First, 1), (Half::Second, 3)] {
+        let header = Header { in_place: Some(half), data_len: 0, ..sample() };
+        let bytes = header.encode(TAG);
+        assert_eq!(bytes[6..8], [flags, 0]);
+        assert_eq!(Header::decode(&bytes, TAG), Some(header));
+    }
 }
 
 #[test]
@@ -51,6 +62,7 @@ fn lengths_that_do_not_fit_the_kind_are_refused() {
         Header { data_len: 8192, ..sample() },
         Header { block: 16_384, ..sample() },
         Header { kind: Kind::Zero, ..sample() },
+        Header { in_place: Some(Half::First), ..sample() },
     ] {
         assert_eq!(Header::decode(&bad.encode(TAG), TAG), None, "{bad:?}");
     }

@@ -149,12 +149,13 @@ fn a_failed_append_leaves_nothing() {
 
 #[test]
 fn a_flipped_bit_is_found_and_refused() {
-    for (path, offset) in [
-        ("volumes/0000000000000077/00000000.00000001.data", 4096 * 3 + 77),
-        ("volumes/0000000000000077/00000000.00000001.entries", 100),
+    for (path, offset, in_place_blocks_min) in [
+        ("volumes/0000000000000077/00000000.00000001.data", 4096 * 3 + 77, u16::MAX),
+        ("volumes/0000000000000077/00000000.00000001.data", (64 << 20) + 4096 * 3 + 77, 2),
+        ("volumes/0000000000000077/00000000.00000001.entries", 100, 2),
     ] {
         let vfs = MemVfs::new();
-        let mut store = open(&vfs);
+        let mut store = Store::open(vfs.clone(), Options { in_place_blocks_min, ..options() }).unwrap();
         put(&mut store, &write(0, 1, 1, 2, &[1, 2, 3]));
         checkpoint(&mut store);
         assert!(vfs.flip_bit(path, offset, 3));
@@ -178,7 +179,7 @@ fn a_flipped_bit_is_found_and_refused() {
 #[test]
 fn a_bit_flipped_in_the_journal_is_not_blessed_by_the_checkpoint() {
     let vfs = MemVfs::new();
-    let mut store = open(&vfs);
+    let mut store = Store::open(vfs.clone(), Options { in_place_blocks_min: u16::MAX, ..options() }).unwrap();
     put(&mut store, &write(0, 1, 1, 2, &[1, 2, 3]));
     sync(&mut store);
     let (journal, _) = vfs.files().into_iter().find(|(path, len)| path.contains("journal") && *len > 4096).unwrap();

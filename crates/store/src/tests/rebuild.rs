@@ -89,7 +89,7 @@ fn a_damaged_block_is_fetched_again() {
     let mut target = open(&vfs);
     put(&mut target, &write(0, 1, 1, 0, &[1, 2, 3]));
     checkpoint(&mut target);
-    assert!(vfs.flip_bit("volumes/0000000000000077/00000000.00000001.data", 4096 + 9, 1));
+    assert!(vfs.flip_bit("volumes/0000000000000077/00000000.00000001.data", (64 << 20) + 4096 + 9, 1));
     assert!(read(&mut target, 0, 0, 3).is_err());
     begin(&mut target, at(1, 1));
     pull(&mut source, &mut target);

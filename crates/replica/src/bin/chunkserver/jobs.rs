@@ -10,7 +10,7 @@ use yuntai_store::{CheckpointJob, SyncTicket};
 /// Where the helpers are given work.
 pub(crate) struct Jobs {
     syncs: Sender<SyncTicket<OsVfs>>,
-    checkpoints: Sender<CheckpointJob<OsVfs>>,
+    checkpoints: Sender<Box<CheckpointJob<OsVfs>>>,
 }
 
 fn helper<T: Send + 'static>(
@@ -36,7 +36,7 @@ impl Jobs {
             let result = ticket.run();
             Event::Synced { ticket, result }
         })?;
-        let checkpoints = helper("checkpoint", done.clone(), |mut job: CheckpointJob<OsVfs>| {
+        let checkpoints = helper("checkpoint", done.clone(), |mut job: Box<CheckpointJob<OsVfs>>| {
             let result = loop {
                 match job.step() {
                     Ok(true) => break Ok(()),
@@ -54,7 +54,7 @@ impl Jobs {
         self.syncs.send(ticket).expect("the sync thread lives as long as the server");
     }
 
-    pub(crate) fn checkpoint(&self, job: CheckpointJob<OsVfs>) {
+    pub(crate) fn checkpoint(&self, job: Box<CheckpointJob<OsVfs>>) {
         self.checkpoints.send(job).expect("the checkpoint thread lives as long as the server");
     }
 }
