@@ -240,3 +240,6 @@ impl<V: Vfs> Journal<V> {
         self.segments.retain(|n, _| *n >= number);
     }
 }
+
+#[cfg(test)]
+mod tests;

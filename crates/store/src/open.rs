@@ -6,6 +6,7 @@ use std::io;
 
 use yuntai_proto::{ChunkIndex, VolumeId, BLOCK_BYTES};
 
+use crate::apply::apply;
 use crate::chunk::{Chunk, Layer};
 use crate::error::OpenError;
 use crate::fences::Fences;
@@ -19,7 +20,7 @@ use crate::store::{Options, Store};
 use crate::superblock::{open_or_format, VOLUMES};
 use crate::table::{Table, TableError, NAME as CHECKPOINT};
 use crate::vfs::{read_file, Vfs, VfsFile};
-use crate::write::{apply, Batch};
+use crate::write::Batch;
 
 fn read_table<V: Vfs>(vfs: &V) -> Result<Table, OpenError> {
     match read_file(vfs, CHECKPOINT) {

@@ -1,7 +1,6 @@
 //! The way of a mutation: checked and staged, appended with others in one write, then visible.
 
 use std::io::{self, IoSlice};
-use std::sync::Arc;
 
 use bytes::Bytes;
 use yuntai_proto::data::Refusal;
@@ -9,13 +8,9 @@ use yuntai_proto::{
     block_crc, BlockState, ChunkIndex, LayerId, Position, VolumeId, BASE_LAYER, BLOCK_BYTES, CHUNK_BLOCKS,
 };
 
-use crate::chunk::Chunk;
-use crate::files::Handles;
-use crate::groups::{Half, LayerKey, Slot};
-use crate::journal::InPlace;
-use crate::overlay::{Crcs, Run, Source};
-use crate::owners::OwnerCache;
-use crate::read::read_slots;
+use crate::apply::apply;
+use crate::groups::LayerKey;
+use crate::place::Placing;
 use crate::record::{self, Header, Kind};
 use crate::store::{refusal_of, Store};
 use crate::vfs::{Vfs, VfsFile};
@@ -70,13 +65,6 @@ struct Undo {
     key: (VolumeId, ChunkIndex),
     /// What the chunk was; `None`: it was not there.
     before: Option<(Position, bool)>,
-}
-
-/// A record whose data goes straight to the data file.
-struct Placing<V: Vfs> {
-    handles: Arc<Handles<V>>,
-    half: Half,
-    is_new: bool,
 }
 
 struct Pending<V: Vfs> {
@@ -280,59 +268,6 @@ impl<V: Vfs> Store<V> {
         self.batch.pending.push(Pending { header, head: start..self.batch.heads.len(), data, placing, undo });
     }
 
-    /// Can the data of this record go straight to the data file? Only to the half that is not in use, and only if no
-    /// record that a replay may meet has its data there already.
-    fn place(&mut self, kind: Kind, key: &LayerKey, (block, blocks): (u16, u16), bytes: usize) -> Option<Placing<V>> {
-        let whole = bytes == blocks as usize * BLOCK_BYTES && matches!(kind, Kind::Write | Kind::Fill | Kind::Pulled);
-        if !whole || blocks < self.options.in_place_blocks_min {
-            return None;
-        }
-        let layer = self.chunks.entry((key.volume, key.chunk)).or_default().layer_mut(key.layer);
-        let taken = (block..block + blocks).any(|block| layer.is_placed(block));
-        let (has_files, on_disk) = (layer.has_files, layer.on_disk);
-        // A running checkpoint makes the files of new layers itself.
-        if taken || (!has_files && self.checkpointing) {
-            return None;
-        }
-        let half = if on_disk { self.free_half(key, block, blocks)? } else { Half::Second };
-        let handles = self.files_for_placing(key, has_files);
-        let handles = handles.map_err(|error| tracing::warn!(%error, "not in place, but through the journal")).ok()?;
-        let layer = self.chunks.get_mut(&(key.volume, key.chunk))?.layer_mut(key.layer);
-        layer.has_files = true;
-        layer.place(block, blocks, half);
-        // Until a checkpoint is through nothing else has made the file's name durable.
-        Some(Placing { handles, half, is_new: !on_disk })
-    }
-
-    /// The half that none of these blocks uses, if it is the same for all.
-    fn free_half(&mut self, key: &LayerKey, block: u16, blocks: u16) -> Option<Half> {
-        let handles = self.files.get(&self.vfs, key).ok()?;
-        let stored = read_slots(&handles, key, block, blocks).ok()?;
-        let half = stored[0].half;
-        stored.iter().all(|stored| stored.half == half && stored.slot != Slot::Lost).then(|| half.other())
-    }
-
-    fn files_for_placing(&mut self, key: &LayerKey, has_files: bool) -> io::Result<Arc<Handles<V>>> {
-        if !has_files {
-            self.vfs.create_dir(&LayerKey::folder(key.volume))?;
-            Handles::create(&self.vfs, key)?;
-        }
-        self.files.get(&self.vfs, key)
-    }
-
-    /// The next sync must cover a data file.
-    fn note_in_place(&mut self, header: &Header, placing: &Placing<V>) {
-        let key = LayerKey { volume: header.volume, chunk: header.chunk, layer: header.layer };
-        self.in_place_bytes += u64::from(header.blocks) * BLOCK_BYTES as u64;
-        let noted = self.in_place.entry(key).or_insert_with(|| InPlace {
-            lsn: header.lsn,
-            handles: Arc::clone(&placing.handles),
-            is_new: placing.is_new,
-        });
-        noted.lsn = header.lsn;
-        noted.is_new |= placing.is_new;
-    }
-
     /// Append what is staged, in one write, and make it visible. Nothing of it is durable yet: see
     /// [`Store::sync_ticket`].
     ///
@@ -416,95 +351,4 @@ fn write_in_place<V: Vfs>(batch: &Batch<V>) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-/// Make a record that stands in the journal visible. The only place where records become state, at run time and at a
-/// replay alike.
-pub(crate) fn apply(
-    chunk: &mut Chunk,
-    owners: &mut OwnerCache,
-    header: &Header,
-    body: &[u8],
-    segment: u64,
-    data_offset: u64,
-) {
-    match header.kind {
-        Kind::Begin => {
-            chunk.position = header.position;
-            chunk.rebuilding = true;
-            let session = crate::chunk::Session { begin: header.position, ..Default::default() };
-            chunk.session = Some(Box::new(session));
-            return;
-        }
-        Kind::End => {
-            chunk.position = header.position;
-            chunk.rebuilding = false;
-            chunk.session = None;
-            return;
-        }
-        Kind::Pulled => {}
-        Kind::Write | Kind::Zero | Kind::Fill => chunk.position = header.position,
-    }
-    if let Some(half) = header.in_place {
-        let layer = chunk.layer_mut(header.layer);
-        layer.place(header.block, header.blocks, half);
-        layer.has_files = true;
-    }
-    let mut put = |block: u16, run: Run| {
-        let key = LayerKey { volume: header.volume, chunk: header.chunk, layer: header.layer };
-        note(chunk, owners, &key, header.kind, block, &run);
-        chunk.layer_mut(header.layer).overlay.insert(block, run);
-    };
-    if header.kind == Kind::Write {
-        let crcs = match header.blocks {
-            1 => Crcs::One(crc_at(body, 0)),
-            blocks => Crcs::Many((0..blocks as usize).map(|index| crc_at(body, index)).collect(), 0),
-        };
-        let source = match header.in_place {
-            Some(half) => Source::InPlace { half, crcs },
-            None => Source::Journal { segment, offset: data_offset, crcs },
-        };
-        put(header.block, Run { blocks: header.blocks, lsn: header.lsn, position: header.position, source });
-        return;
-    }
-    if header.kind == Kind::Zero {
-        let (lsn, position) = (header.lsn, header.position);
-        put(header.block, Run { blocks: header.blocks, lsn, position, source: Source::Zero });
-        return;
-    }
-    record::changes(header, body, &mut |change| {
-        let source = match change.entry.state {
-            BlockState::Absent => Source::Absent,
-            BlockState::Zero => Source::Zero,
-            BlockState::Data if header.in_place.is_some() => {
-                let half = header.in_place.unwrap_or_default();
-                Source::InPlace { half, crcs: Crcs::One(change.entry.crc) }
-            }
-            BlockState::Data => Source::Journal {
-                segment,
-                offset: data_offset + (change.data_index * BLOCK_BYTES) as u64,
-                crcs: Crcs::One(change.entry.crc),
-            },
-        };
-        put(change.block, Run { blocks: 1, lsn: header.lsn, position: change.entry.position, source });
-    });
-}
-
-/// What else must know that blocks changed.
-fn note(chunk: &mut Chunk, owners: &mut OwnerCache, key: &LayerKey, kind: Kind, block: u16, run: &Run) {
-    if matches!(run.source, Source::Absent) {
-        owners.drop_chunk(key.volume, key.chunk);
-    } else {
-        owners.note(key, block, run.blocks);
-    }
-    if !chunk.damaged.is_empty() {
-        let end = u32::from(block) + u32::from(run.blocks);
-        chunk.damaged.retain(|(layer, at)| *layer != key.layer || *at < block || u32::from(*at) >= end);
-    }
-    let Some(session) = chunk.session.as_deref_mut() else { return };
-    match kind {
-        Kind::Write | Kind::Zero => session.note_written(key.layer, block, run.blocks),
-        Kind::Fill => (block..block + run.blocks).for_each(|block| session.filled.set(block)),
-        Kind::Pulled | Kind::Begin | Kind::End => {}
-    }
 }

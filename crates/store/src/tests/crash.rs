@@ -209,13 +209,14 @@ fn what_a_start_has_seen_stays() {
         let vfs = MemVfs::new();
         let mut store = open(&vfs);
         for sequence in 1..=1 + random.below(5) as u64 {
-            put(&mut store, &write(0, 1, sequence, sequence as u16, &[sequence]));
+            let blocks = 1 + random.below(4);
+            put(&mut store, &write(0, 1, sequence, sequence as u16 * 8, &vec![sequence; blocks]));
         }
         let vfs = vfs.restart();
         let seen = open(&vfs).chunk_states(VOLUME)[0].position;
         let mut store = open(&vfs.crash(&mut |n| random.below(n)));
         assert_eq!(store.chunk_states(VOLUME)[0].position, seen, "seed {seed}");
         let last = seen.sequence;
-        assert_eq!(read(&mut store, 0, last as u16, 1).unwrap(), vec![Some(last)]);
+        assert_eq!(read(&mut store, 0, last as u16 * 8, 1).unwrap(), vec![Some(last)]);
     }
 }

@@ -52,11 +52,21 @@ fn open_store(config: &Config) -> Result<Store<OsVfs>, Failure> {
     })
 }
 
+/// A checkpoint and a start have two files of every layer open that they touch.
+fn raise_file_limit() {
+    use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
+        tracing::warn!(%error, "the limit of open files cannot be raised");
+    }
+}
+
 fn run() -> Result<(), Failure> {
     let bad_config = |message| Failure { code: BAD_CONFIG, message };
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let config = Config::of(&arguments).map_err(bad_config)?;
     let secrets = config.read_secrets().map_err(bad_config)?;
+    raise_file_limit();
     let store = open_store(&config)?;
     let usage = store.usage();
     tracing::info!(
