@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from yuntai.lab.layout import Home, default_home
 from yuntai.lab.processes import machine_pids
@@ -20,9 +19,8 @@ def local_path(host: str, path: str) -> str:
 
 def local_uri(host: str, uri: str) -> str:
     """Return an NBD URI with its socket's path as this machine sees it."""
-    parts = urlsplit(uri)
-    query = {key: local_path(host, value) if key == "socket" else value for key, value in parse_qsl(parts.query)}
-    return urlunsplit(parts._replace(query=urlencode(query, safe="/")))
+    before, mark, socket = uri.partition("?socket=")
+    return f"{before}{mark}{local_path(host, socket)}"
 
 
 def local_pid(host: str, pid: int) -> int:
