@@ -258,3 +258,22 @@ fn what_is_written_while_a_checkpoint_runs_stays() {
     checkpoint(&mut store);
     assert_eq!(read(&mut store, 0, 0, 6).unwrap(), expected);
 }
+
+#[test]
+fn nothing_goes_in_place_into_files_that_a_checkpoint_is_about_to_make() {
+    let vfs = MemVfs::new();
+    let mut store = open(&vfs);
+    put(&mut store, &write(0, 1, 1, 0, &[1]));
+    let mut job = store.begin_checkpoint().unwrap();
+    put(&mut store, &write(0, 1, 2, 4, &[2; 4]));
+    put(&mut store, &write(0, 2, 3, 4, &[3; 4]));
+    while !job.step().unwrap() {}
+    store.end_checkpoint(job);
+    put(&mut store, &write(0, 1, 4, 8, &[4; 4]));
+    let expected = [vec![Some(1), None, None, None], vec![Some(2); 4], vec![Some(4); 4]].concat();
+    assert_eq!(read(&mut store, 0, 0, 12).unwrap(), expected);
+    checkpoint(&mut store);
+    let mut store = open(&vfs.restart());
+    assert_eq!(read(&mut store, 0, 0, 12).unwrap(), expected);
+    assert_eq!(tags(&store.read_layer(key(0, 2), 4, 4).unwrap()), vec![Some(3); 4]);
+}
