@@ -31,7 +31,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(900),
     pytest.mark.skipif(os.geteuid() != 0, reason="a lab host needs root"),
-    pytest.mark.skipif(not (IMAGES_HOME / "image").is_dir(), reason="the host image is not built; run: make setup"),
+    pytest.mark.skipif(not (IMAGES_HOME / "image").is_dir(), reason="the host image is not built; run: make test"),
 ]
 
 
@@ -47,7 +47,7 @@ def home(tmp_path: Path) -> Iterator[Path]:
         subprocess.run([*HOST, *where, "stop"], cwd=ROOT, check=True, timeout=120)
 
 
-@pytest.mark.skipif(not TINY.exists(), reason="the guest image tiny is not built; run: make setup")
+@pytest.mark.skipif(not TINY.exists(), reason="the guest image tiny is not built; run: make test")
 def test_an_instance_lives_through_everything(home: Path) -> None:
     data = home / "hosts" / "h1" / "data"
     shutil.copy(TINY, data / "tiny.qcow2")

@@ -37,7 +37,7 @@ CREATED = {"account": "1", "created": "2026-01-01T00:00:00Z"}
 pytestmark = [
     pytest.mark.functional,
     pytest.mark.timeout(600),
-    pytest.mark.skipif(shutil.which(QEMU) is None, reason="QEMU is not installed; run: make setup"),
+    pytest.mark.skipif(shutil.which(QEMU) is None, reason="QEMU is not installed; run: make test"),
 ]
 
 
