@@ -22,7 +22,7 @@ status:
 
 test:
 	@bin/setup tools
-	@bin/check $(ARGS)
+	@YUNTAI_SET_UP=yes bin/check $(ARGS)
 
 bench:
 	@bin/setup tools

@@ -20,7 +20,7 @@ def require_lab() -> Path:
     if os.geteuid() != 0:
         pytest.skip("a lab host needs root")
     if not (images.image_venv / "bin/supervisord").exists():
-        pytest.skip("there is no host image; `make test` builds it")
+        pytest.skip("no host image; run: make test")
     return images.root
 
 

@@ -29,7 +29,7 @@ HTTP = Rule(id="sgr-http", direction="ingress", protocol="tcp", port_range="8000
 @pytest.fixture(scope="module")
 def host() -> Iterator[Site]:
     if not Home(default_home()).image.exists():
-        pytest.skip("no host image; run `make test`")
+        pytest.skip("no host image; run: make test")
     site = Site.start(Path(tempfile.mkdtemp(prefix="ytnet")))
     yield site
     site.stop()

@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.functional, pytest.mark.timeout(120)]
 @pytest.fixture(scope="module")
 def hosts() -> Iterator[Site]:
     if not Home(default_home()).image.exists():
-        pytest.skip("no host image; run `make test`")
+        pytest.skip("no host image; run: make test")
     site = Site.start(Path(tempfile.mkdtemp(prefix="ytnet")), hosts=2)
     yield site
     site.stop()

@@ -33,7 +33,7 @@ pytestmark = [
     pytest.mark.timeout(180),
     pytest.mark.skipif(
         not (CHUNKSERVER.exists() and GATEWAY.exists()),
-        reason="the programs are not built: cargo build --release -p yuntai-replica -p yuntai-volume",
+        reason="the programs are not built; run: make test",
     ),
 ]
 

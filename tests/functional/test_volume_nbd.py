@@ -22,11 +22,11 @@ pytestmark = [
     pytest.mark.timeout(240),
     pytest.mark.skipif(
         not (CHUNKSERVER.exists() and GATEWAY.exists()),
-        reason="the programs are not built: cargo build --release -p yuntai-replica -p yuntai-volume",
+        reason="the programs are not built; run: make test",
     ),
     pytest.mark.skipif(
         not all(map(shutil.which, ("fio", "nbdinfo", "nbdcopy", "qemu-io"))),
-        reason="clients are missing: apt-get install fio libnbd-bin qemu-utils",
+        reason="clients are missing: apt-get install fio libnbd-bin qemu-utils, or: make test",
     ),
 ]
 

@@ -13,12 +13,13 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "yuntai"
 
-BASE = {"config", "log", "_native"}
-"""Modules that everybody may import: configuration, logging, the native extension."""
+BASE = {"config", "log", "process", "_native"}
+"""Modules that everybody may import: configuration, logging, a process's life, the native extension."""
 
 ARROWS: dict[str, set[str]] = {
     "config": set(),
     "log": set(),
+    "process": set(),
     "model": set(),
     "state": {"model"},
     "pangu": {"state", "model"},

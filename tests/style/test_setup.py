@@ -33,14 +33,14 @@ def test_what_runs_first_needs_only_the_standard_library(path: Path) -> None:
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
 def test_shell_scripts_are_clean(path: Path) -> None:
     if shutil.which("shellcheck") is None:
-        pytest.skip("shellcheck is not installed; `make test` installs it")
+        pytest.skip("shellcheck is not installed; run: make test")
     done = subprocess.run(["shellcheck", str(path)], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout
 
 
 def test_systemd_understands_the_units(tmp_path: Path) -> None:
     if shutil.which("systemd-analyze") is None:
-        pytest.skip("systemd-analyze is not installed; `make test` installs it")
+        pytest.skip("systemd-analyze is not installed; run: make test")
     for unit in UNITS:
         # The programs are not installed where the tests run; a program that is anywhere stands for them.
         text = re.sub(r"(?m)^ExecStart=\S+", "ExecStart=/bin/true", unit.read_text())

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
 import sys
 
-from yuntai import config, log
+from yuntai import config, log, process
 from yuntai.api import collector
 from yuntai.api.cache import CachedStore
 from yuntai.api.console import LocalConsoleReader
@@ -61,9 +60,7 @@ async def fill(store: Store) -> CachedStore:
 
 async def serve(settings: config.Config) -> None:
     """Serve until SIGTERM or SIGINT."""
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    stop = process.told_to_stop()
     async with contextlib.AsyncExitStack() as stack:
         store = await stack.enter_async_context(EtcdStore(settings.etcd))
         filling = asyncio.create_task(fill(store))

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import signal
-import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from yuntai import config as configuration
-from yuntai import log
+from yuntai import process
 from yuntai.compute import probe
 from yuntai.compute.agent import Agent
 from yuntai.compute.pangu_volumes import PanguVolumes
 from yuntai.network import local
 from yuntai.state import EtcdStore
 
+if TYPE_CHECKING:
+    from yuntai.config import Config
 
-async def serve(config: configuration.Config) -> None:
-    """Run the agent and the host's part of the network until cancelled."""
+
+async def serve(config: Config) -> None:
+    """Run the agent and the host's part of the network until cancelled; guests run on after it."""
     from yuntai.compute.libvirt_driver import LibvirtHypervisor  # needs libvirt, which only a host has
 
     accelerator = await probe.accelerator(Path(config.run_dir) / "accelerator.json")
@@ -32,28 +33,5 @@ async def serve(config: configuration.Config) -> None:
             await hypervisor.close()
 
 
-async def until_told() -> None:
-    """Serve until SIGTERM or SIGINT."""
-    logger = log.setup("compute")
-    try:
-        config = configuration.load()
-    except configuration.ConfigError as error:
-        logger.critical("not started", error=str(error))
-        sys.exit(78)  # EX_CONFIG
-    told = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, told.set)
-    work = asyncio.create_task(serve(config))
-    stop = asyncio.create_task(told.wait())
-    await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
-    if work.done():
-        work.result()
-    work.cancel()
-    stop.cancel()
-    await asyncio.gather(work, stop, return_exceptions=True)
-    logger.info("stopped; guests run on")
-
-
 if __name__ == "__main__":
-    asyncio.run(until_told())
+    process.main("compute", serve)

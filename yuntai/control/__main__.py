@@ -7,13 +7,12 @@ Every write of executor and reconciler carries the leadership, so one that lost 
 from __future__ import annotations
 
 import asyncio
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from yuntai import config as configuration
-from yuntai import log
+from yuntai import log, process
 from yuntai.control import bootstrap, housekeeping
 from yuntai.control.jobs.executor import Executor
 from yuntai.control.jobs.pangu import PanguVolumes
@@ -109,11 +108,7 @@ async def _stand(store: Store, volumes: Volumes, config: Config, stop: asyncio.E
 
 async def run(config: Config) -> None:
     """Serve until SIGTERM or SIGINT."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    await serve(config, stop)
+    await serve(config, process.told_to_stop())
 
 
 def main() -> int:

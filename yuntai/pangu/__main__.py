@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import sys
 
-from yuntai import log
+from yuntai import log, process
 from yuntai.config import Config, ConfigError, load
 from yuntai.pangu.master import Master
 from yuntai.pangu.register import RegistrationError, register
@@ -34,9 +33,7 @@ async def _register_own(store: EtcdStore, config: Config) -> None:
 
 async def serve(config: Config) -> None:
     """Run a master until a signal asks it to stop."""
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    stop = process.told_to_stop()
     async with EtcdStore(config.etcd) as store:
         master = Master(
             store,

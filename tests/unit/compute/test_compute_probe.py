@@ -9,7 +9,7 @@ import pytest
 
 from yuntai.compute import probe
 
-needs_qemu = pytest.mark.skipif(shutil.which(probe.QEMU) is None, reason="QEMU is not installed")
+needs_qemu = pytest.mark.skipif(shutil.which(probe.QEMU) is None, reason="QEMU is not installed; run: make test")
 
 
 def test_firmware_begins_where_a_processor_begins() -> None:

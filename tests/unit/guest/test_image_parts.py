@@ -46,7 +46,7 @@ def test_archive_holds_folders_files_links_and_nodes() -> None:
         archive.file("init", b"")
 
 
-@pytest.mark.skipif(shutil.which("cpio") is None, reason="the program cpio is not installed")
+@pytest.mark.skipif(shutil.which("cpio") is None, reason="cpio is not installed; run: make test")
 def test_archive_is_what_cpio_reads() -> None:
     archive = Archive()
     archive.file("a/b", b"x" * 1001)
