@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::data::ChunkState;
 use crate::types::{ChunkIndex, LayerId, ServerId, VolumeId};
 
 /// JSON's keys are texts, and inside a tagged enum serde does not turn them into numbers by itself.
@@ -52,6 +53,47 @@ pub struct OpenVolume {
     pub export: String,
     /// Replicas on this server are read first, if in sync.
     pub prefer: Vec<ServerId>,
+    /// Replicas that are to move, as in [`GatewayRequest::Moves`].
+    #[serde(default)]
+    pub moves: Vec<Move>,
+    /// What other disks made from the same source read first: copied before the rest. In the order of reading.
+    #[serde(default)]
+    pub boot_set: Vec<BlockRange>,
+}
+
+/// A replica of a chunk that is to be somewhere else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Move {
+    /// The chunk.
+    pub chunk: ChunkIndex,
+    /// The server that is left; it has a place in the chunk's placement.
+    pub from: ServerId,
+    /// The server that takes over; it has none.
+    pub to: ServerId,
+}
+
+/// Neighbouring blocks of a volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockRange {
+    /// The chunk.
+    pub chunk: ChunkIndex,
+    /// First block in it.
+    pub block: u16,
+    /// Blocks.
+    pub blocks: u16,
+}
+
+/// One volume's part of [`GatewayRequest::SnapshotGroup`]; the fields as in [`GatewayRequest::Snapshot`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotOf {
+    /// The volume.
+    pub volume: VolumeId,
+    /// Must match.
+    pub generation: u64,
+    /// The grown tree.
+    pub parents: Vec<LayerId>,
+    /// The new head.
+    pub head: LayerId,
 }
 
 /// A frozen layer of another volume.
@@ -97,6 +139,54 @@ pub enum GatewayRequest {
         parents: Vec<LayerId>,
         /// The new head.
         head: LayerId,
+    },
+    /// The same for several volumes at one moment: the writers of all of them are held, then every head is switched,
+    /// then they go on. What was acknowledged on any of them before is in the snapshots of all, and nothing that was
+    /// begun after. Refused without a change if one of them is not open here under its generation.
+    SnapshotGroup {
+        /// The volumes.
+        volumes: Vec<SnapshotOf>,
+    },
+    /// The moves that are wanted of this volume now, all of them: one that is not listed any more is given up, unless
+    /// its [`GatewayEvent::Moved`] is on its way. Each joining replica is streamed to and pulls from the others; it
+    /// counts only when the master has answered [`EventAnswer::Placed`]. Answer `{"ok": {}}`.
+    Moves {
+        /// The volume.
+        volume: VolumeId,
+        /// Must match.
+        generation: u64,
+        /// All wanted moves.
+        moves: Vec<Move>,
+        /// Addresses of servers, the joining ones too.
+        #[serde(deserialize_with = "by_server")]
+        servers: BTreeMap<ServerId, String>,
+    },
+    /// A scrubber found damage: bring these replicas level again, from the others.
+    Heal {
+        /// The volume.
+        volume: VolumeId,
+        /// Must match.
+        generation: u64,
+        /// Whose disk it is.
+        server: ServerId,
+        /// The chunks.
+        chunks: Vec<ChunkIndex>,
+    },
+    /// The operator accepts the loss of what only barred replicas of this chunk may have had: take the best one as the
+    /// survivor. Only for a chunk that waits because none of its in-sync replicas may be one.
+    Salvage {
+        /// The volume.
+        volume: VolumeId,
+        /// Must match.
+        generation: u64,
+        /// The chunk.
+        chunk: ChunkIndex,
+    },
+    /// Limits of background work, by name; a name that is not known is an error. `rebuild_bytes_per_s`,
+    /// `hydrate_bytes_per_s`, `hydrate_busy_bytes_per_s`; 0 = no work of that kind.
+    Tune {
+        /// Name → value.
+        tunables: BTreeMap<String, u64>,
     },
     /// Grow.
     Resize {
@@ -159,6 +249,25 @@ pub enum GatewayEvent {
         /// One past the last hydrated chunk of the unbroken run from 0.
         chunks: ChunkIndex,
     },
+    /// These joining replicas have everything. Answer [`EventAnswer::Placed`] with those that are in the placement in
+    /// etcd now (a move that is already there counts), or [`EventAnswer::Refused`], or [`EventAnswer::Fenced`].
+    Moved {
+        /// The volume.
+        volume: VolumeId,
+        /// Its generation here.
+        generation: u64,
+        /// Which.
+        moves: Vec<Move>,
+    },
+    /// What the guest read first. Answer [`EventAnswer::Ok`].
+    BootSet {
+        /// The volume.
+        volume: VolumeId,
+        /// Its generation here.
+        generation: u64,
+        /// In the order of reading, without repetition.
+        ranges: Vec<BlockRange>,
+    },
     /// A chunk server fenced us: the volume is closed here.
     Fenced {
         /// The volume.
@@ -178,6 +287,11 @@ pub enum EventAnswer {
     Stale {
         /// All of them.
         stale: Vec<ServerId>,
+    },
+    /// Committed: these moves are done, the others are not.
+    Placed {
+        /// Which.
+        moves: Vec<Move>,
     },
     /// Not now.
     Refused {
@@ -199,6 +313,135 @@ pub enum ServerRequest {
         /// The volume.
         volume: VolumeId,
     },
+    /// Let gateways in. A server with a new, empty store refuses every claim until the master has seen to it that no
+    /// volume counts on what the disk before it had. Durable. Answer `{"ok": true}`; fine if it is admitted.
+    Admit {
+        /// [`ServerStatus::store`]; another one is refused.
+        store: String,
+    },
+    /// Which volumes are here. Answer `{"ok": [volume, …]}`.
+    Volumes {},
+    /// Which chunks of a volume are here. Answer `{"ok": [ChunkState, …]}`.
+    Inventory {
+        /// The volume.
+        volume: VolumeId,
+    },
+    /// Drop replicas that the placement does not know any more. One that has moved on since (its position is not the
+    /// given one) stays. Answer `{"ok": [chunk, …]}`: what is not here now.
+    DropChunks {
+        /// The volume.
+        volume: VolumeId,
+        /// The master's term: a lower one than was ever heard here is refused.
+        term: u64,
+        /// What to drop, as [`ServerRequest::Inventory`] had it.
+        chunks: Vec<ChunkState>,
+    },
+    /// Free the blocks of layers that no live layer shows any more, in the background. Ask again until it is done:
+    /// answer `{"ok": {"done": bool, "freed_bytes": n}}`. The same question as before goes on or answers the same.
+    Sweep {
+        /// The volume.
+        volume: VolumeId,
+        /// The master's term: a lower one than was ever heard here is refused.
+        term: u64,
+        /// The layer tree.
+        parents: Vec<LayerId>,
+        /// Layers that somebody may read as of, or write: snapshots, heads, layers that clones stand on.
+        live: Vec<LayerId>,
+    },
+    /// What layers occupy here, counted in the background. Ask again until it is done:
+    /// answer `{"ok": {"done": bool, "layers": [LayerUsage, …]}}`, layers without blocks left out.
+    Account {
+        /// The volume.
+        volume: VolumeId,
+        /// The layer tree.
+        parents: Vec<LayerId>,
+        /// As in [`ServerRequest::Sweep`].
+        live: Vec<LayerId>,
+        /// Count these chunks only, so that each chunk of a volume is counted at one of its servers.
+        chunks: Vec<ChunkIndex>,
+    },
+    /// What differs between two layers' contents, from the metadata alone. Answer `{"ok": [ChangedRange, …]}`, in order.
+    /// A block is listed if the layer that it is read from differs; `since` = none lists everything that is there.
+    Changes {
+        /// The volume.
+        volume: VolumeId,
+        /// The layer tree.
+        parents: Vec<LayerId>,
+        /// Read as of this layer before.
+        since: Option<LayerId>,
+        /// Read as of this layer now.
+        node: LayerId,
+        /// Which chunks, at most 64.
+        chunks: Vec<ChunkIndex>,
+    },
+    /// Walk over the whole disk now rather than when it is due.
+    Scrub {},
+    /// Limits of background work, by name; a name that is not known is an error. `scrub_bytes_per_s`,
+    /// `scrub_period_s`, `sweep_bytes_per_s`, `pull_bytes_per_s`; 0 = no work of that kind.
+    Tune {
+        /// Name → value.
+        tunables: BTreeMap<String, u64>,
+    },
+}
+
+/// What one layer of a volume occupies on one server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerUsage {
+    /// The layer.
+    pub layer: LayerId,
+    /// Bytes of its blocks.
+    pub bytes: u64,
+    /// If it is live: bytes, in it and in dead layers above it, that no other live layer shows.
+    pub exclusive_bytes: u64,
+    /// If it is live: bytes that one sees when reading as of it.
+    pub visible_bytes: u64,
+}
+
+/// Neighbouring blocks that differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangedRange {
+    /// The chunk.
+    pub chunk: ChunkIndex,
+    /// First block in it.
+    pub block: u16,
+    /// Blocks.
+    pub blocks: u16,
+    /// They are data now; false: zeros, or nothing.
+    pub data: bool,
+}
+
+/// One kind of background work, as everybody shows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerStatus {
+    /// `scrub`, `sweep`, `account`, `pull`, `checkpoint`, `rebuild`, `move`, `hydrate`, `heal`.
+    pub name: String,
+    /// The volume that it works on, if it is one.
+    pub volume: Option<VolumeId>,
+    /// `idle`, `running`, `waiting` (for its rate, for the guest, for a peer) or `off`.
+    pub state: String,
+    /// How far, in `unit`.
+    pub done: u64,
+    /// Of how much; 0 = not known.
+    pub total: u64,
+    /// `bytes`, `blocks`, `chunks`.
+    pub unit: String,
+    /// How fast it has been lately.
+    pub bytes_per_s: u64,
+    /// How fast it may be; 0 = no limit.
+    pub limit_bytes_per_s: u64,
+    /// For a person.
+    pub note: String,
+}
+
+/// A replica with damaged blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DamagedChunk {
+    /// The volume.
+    pub volume: VolumeId,
+    /// The chunk.
+    pub chunk: ChunkIndex,
+    /// How many blocks.
+    pub blocks: u32,
 }
 
 /// What a chunk server says of itself.
@@ -226,6 +469,24 @@ pub struct ServerStatus {
     pub damaged_blocks: u64,
     /// Refuses new chunks because it is full.
     pub full: bool,
+    /// Name of the store: random, made with it.
+    #[serde(default)]
+    pub store: String,
+    /// Gateways are let in; see [`ServerRequest::Admit`].
+    #[serde(default)]
+    pub admitted: bool,
+    /// The disk had lost durable records when the store was opened.
+    #[serde(default)]
+    pub lost_durable: bool,
+    /// Background work.
+    #[serde(default)]
+    pub workers: Vec<WorkerStatus>,
+    /// Replicas with damaged blocks that are not healed yet; at most 1,000.
+    #[serde(default)]
+    pub damaged: Vec<DamagedChunk>,
+    /// When the last whole scrub ended, in seconds since 1970; 0 = never.
+    #[serde(default)]
+    pub scrubbed_at_s: u64,
 }
 
 #[cfg(test)]

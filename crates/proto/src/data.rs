@@ -34,6 +34,9 @@ pub struct ChunkState {
     pub position: Position,
     /// A rebuild was begun and not ended: never a survivor.
     pub rebuilding: bool,
+    /// Blocks of it are known to be damaged there.
+    #[serde(default)]
+    pub damaged: bool,
 }
 
 /// The tree has grown; same meaning as [`Claim::parents`].

@@ -14,6 +14,7 @@ impl<V: Vfs> Replica<V> {
         let answer = match json_body(frame) {
             Ok(ServerRequest::Status {}) => json!({ "ok": self.status() }),
             Ok(ServerRequest::DeleteVolume { volume }) => self.delete_volume(volume),
+            Ok(other) => json!({ "error": format!("this version cannot do it yet: {other:?}") }),
             Err(error) => json!({ "error": error.to_string() }),
         };
         let header = Header { kind: Kind::ControlReply, ..asked.header };
@@ -37,6 +38,8 @@ impl<V: Vfs> Replica<V> {
             journal_bytes: usage.journal_bytes,
             damaged_blocks: usage.damaged_blocks,
             full: usage.full,
+            admitted: true,
+            ..ServerStatus::default()
         }
     }
 

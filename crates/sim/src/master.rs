@@ -125,6 +125,8 @@ impl Master {
             hydrated_chunks: record.hydrated_chunks,
             export: String::new(),
             prefer,
+            moves: Vec::new(),
+            boot_set: Vec::new(),
         }
     }
 
@@ -141,6 +143,8 @@ impl Master {
         let (GatewayEvent::Degrade { volume, generation, .. }
         | GatewayEvent::Readmit { volume, generation, .. }
         | GatewayEvent::Hydrated { volume, generation, .. }
+        | GatewayEvent::Moved { volume, generation, .. }
+        | GatewayEvent::BootSet { volume, generation, .. }
         | GatewayEvent::Fenced { volume, generation }) = event;
         let placement = self.placement(&self.records[volume]);
         let record = self.records.get_mut(volume).expect("the volume exists");
@@ -164,7 +168,8 @@ impl Master {
                 record.hydrated_chunks = record.hydrated_chunks.max(*chunks);
                 return EventAnswer::Ok {};
             }
-            GatewayEvent::Fenced { .. } => return EventAnswer::Ok {},
+            GatewayEvent::Moved { .. } => return EventAnswer::Refused { reason: "no move was asked for".into() },
+            GatewayEvent::BootSet { .. } | GatewayEvent::Fenced { .. } => return EventAnswer::Ok {},
         }
         EventAnswer::Stale { stale: record.stale.iter().copied().collect() }
     }

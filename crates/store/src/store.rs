@@ -153,6 +153,7 @@ impl<V: Vfs> Store<V> {
                 chunk: *index,
                 position: chunk.position,
                 rebuilding: chunk.rebuilding,
+                damaged: !chunk.damaged.is_empty(),
             })
             .collect()
     }
@@ -161,7 +162,12 @@ impl<V: Vfs> Store<V> {
     #[must_use]
     pub fn chunk_state(&self, volume: VolumeId, index: ChunkIndex) -> Option<ChunkState> {
         let chunk = self.chunks.get(&(volume, index))?;
-        Some(ChunkState { chunk: index, position: chunk.position, rebuilding: chunk.rebuilding })
+        Some(ChunkState {
+            chunk: index,
+            position: chunk.position,
+            rebuilding: chunk.rebuilding,
+            damaged: !chunk.damaged.is_empty(),
+        })
     }
 
     /// Drop a volume and fence it for ever. Durable when it returns; its room comes back with a checkpoint.

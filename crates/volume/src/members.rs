@@ -183,7 +183,7 @@ impl Volume {
             (Raised::Degrade(id) | Raised::Readmit(id), EventAnswer::Refused { reason }) => {
                 self.note(Some(id), None, format!("the master refused {raised:?}: {reason}"));
             }
-            (Raised::Degrade(id) | Raised::Readmit(id), EventAnswer::Ok {}) => {
+            (Raised::Degrade(id) | Raised::Readmit(id), EventAnswer::Ok {} | EventAnswer::Placed { .. }) => {
                 self.note(Some(id), None, format!("the master answered {raised:?} without a set: asking again"));
             }
         }

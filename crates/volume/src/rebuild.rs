@@ -144,7 +144,7 @@ impl Volume {
             }
         }
         let server = self.servers.get_mut(&id).expect("it answered");
-        server.claimed.insert(number, ChunkState { chunk: number, position: last, rebuilding: false });
+        server.claimed.insert(number, ChunkState { chunk: number, position: last, rebuilding: false, damaged: false });
         self.set_standing(number, index, Standing::Whole);
         self.after_change(number);
         self.send_flushes(id);

@@ -182,7 +182,8 @@ impl Server {
     }
 
     pub fn claim_of(&self, chunk: ChunkIndex) -> ChunkState {
-        let empty = ChunkState { chunk, position: yuntai_proto::Position::default(), rebuilding: false };
+        let empty =
+            ChunkState { chunk, position: yuntai_proto::Position::default(), rebuilding: false, damaged: false };
         self.claimed.get(&chunk).copied().unwrap_or(empty)
     }
 }

@@ -256,7 +256,7 @@ class ControlMachine(RuleBasedStateMachine):
     def addresses_and_room_are_handed_out_once(self) -> None:
         ports = self.do(self.world.all(Port))
         assert len({(p.vswitch, p.ip) for p in ports}) == len(ports)
-        assert len({p.mac for p in ports}) == len(ports)
+        assert len({(p.vpc, p.mac) for p in ports}) == len(ports)
         left = rooms(self.do(self.world.all(Host)), self.do(self.world.all(Instance)))
         assert all(room.vcpus >= 0 and room.memory_mib >= 0 for room in left.values())
 

@@ -256,7 +256,7 @@ class World:
         assert all(i.status in ("Available", "CreateFailed") for i in images.values())
         assert set(ports) == {i.port for i in instances.values()}
         assert len({(p.vswitch, p.ip) for p in ports.values()}) == len(ports)
-        assert len({p.mac for p in ports.values()}) == len(ports)
+        assert len({(p.vpc, p.mac) for p in ports.values()}) == len(ports)
         assert {o.id for o in await self.all(ObservedInstance)} <= set(instances)
         room = rooms(await self.all(Host), instances.values())
         assert all(r.vcpus >= 0 and r.memory_mib >= 0 for r in room.values())

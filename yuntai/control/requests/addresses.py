@@ -1,9 +1,8 @@
-"""Addresses derived from the records that use them: IP and MAC of ports, outside addresses of routers."""
+"""Addresses derived from the records that use them: IPs of ports, outside addresses of routers."""
 
 from __future__ import annotations
 
 import ipaddress
-import secrets
 from typing import TYPE_CHECKING
 
 from yuntai.control import errors
@@ -16,7 +15,6 @@ SYSTEM_FIRST = 2  # network address and gateway
 SYSTEM_LAST = 4  # three system addresses and the broadcast
 ROUTER_NETWORK = ipaddress.IPv4Network("100.64.0.0/24")
 ROUTER_FIRST = 10
-MAC_ATTEMPTS_MAX = 16
 
 
 def tenant_range(cidr: str) -> range:
@@ -70,16 +68,6 @@ def no_ip_left(vswitch: str, cidr: str) -> ApiError:
         "InvalidVSwitchId.IpNotEnough",
         f"The vSwitch {vswitch} ({cidr}) has no free address left; release some, or use another vSwitch.",
     )
-
-
-def new_mac(used: Iterable[str]) -> str:
-    """Return a locally administered unicast MAC that no port of the account has."""
-    taken = set(used)
-    for _ in range(MAC_ATTEMPTS_MAX):
-        mac = "02:" + ":".join(f"{byte:02x}" for byte in secrets.token_bytes(5))
-        if mac not in taken:
-            return mac
-    raise ApiError("InternalError", "No unused MAC address was found; try again.", 500)
 
 
 def router_ip(used: Iterable[str]) -> str:

@@ -24,6 +24,7 @@ from yuntai.model.cluster import Host
 from yuntai.model.compute import INSTANCE_TYPES, Disk, Image, Instance, InstanceType
 from yuntai.model.lifecycle_storage import IMAGE, SNAPSHOT
 from yuntai.model.network import Port, Vpc, VSwitch
+from yuntai.network.addresses import guest_mac
 from yuntai.state.store import TXN_OPERATIONS_MAX
 
 if TYPE_CHECKING:
@@ -72,13 +73,10 @@ async def _launch(store: Store, caller: Caller, request: RunInstances, action: s
         parts = await _resolve(unit, caller, request, kind, hashed)
         count = await _how_many(unit, caller, request, parts)
         ips = await _addresses(unit, request, parts.vswitch, count)
-        macs: set[str] = {port.mac for port in await unit.list(Port)}
         ids = []
         for index in range(count):
-            mac = addresses.new_mac(macs)
-            macs.add(mac)
             suffix = f"{index + 1:03d}" if request.unique_suffix and request.amount > 1 else ""
-            ids.append(_write(unit, caller, request, parts, next(ips), mac, suffix, start=start))
+            ids.append(_write(unit, caller, request, parts, next(ips), suffix, start=start))
         return ids
 
     # The password itself must not be told from the token's record, so only whether there is one counts.
@@ -227,7 +225,7 @@ async def _addresses(unit: Unit, request: RunInstances, vswitch: VSwitch, count:
 
 
 def _write(
-    unit: Unit, caller: Caller, request: RunInstances, parts: _Parts, ip: str, mac: str, suffix: str, *, start: bool
+    unit: Unit, caller: Caller, request: RunInstances, parts: _Parts, ip: str, suffix: str, *, start: bool
 ) -> str:
     """Write one instance with its port, its disks and the job that makes them real; return its id."""
     instance_id = new_id("i")
@@ -244,7 +242,8 @@ def _write(
         eni=new_id("eni"),
         vpc=parts.vswitch.vpc,
         vswitch=parts.vswitch.id,
-        mac=mac,
+        # From the address: whoever takes it over later has the MAC that neighbours still remember.
+        mac=guest_mac(ip),
         ip=ip,
         security_groups=parts.groups,
         instance=instance_id,

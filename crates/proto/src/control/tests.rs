@@ -26,6 +26,8 @@ fn open() -> OpenVolume {
         hydrated_chunks: 0,
         export: "x".to_owned(),
         prefer: vec![],
+        moves: vec![],
+        boot_set: vec![],
     }
 }
 

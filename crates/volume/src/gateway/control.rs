@@ -159,6 +159,7 @@ async fn answer(gateway: &Rc<Gateway>, frame: &Frame) -> Result<Value, String> {
             served.control(ControlRequest::Reopen(Box::new(spec))).await?;
             Ok(json!({ "size_bytes": size_bytes }))
         }
+        other => Err(format!("this version cannot do it yet: {other:?}")),
     }
 }
 

@@ -1,7 +1,7 @@
 use super::*;
 
 fn at(generation: u64, sequence: u64) -> ChunkState {
-    ChunkState { chunk: 0, position: Position { generation, sequence }, rebuilding: false }
+    ChunkState { chunk: 0, position: Position { generation, sequence }, rebuilding: false, damaged: false }
 }
 
 fn rebuilding(generation: u64, sequence: u64) -> ChunkState {

@@ -116,6 +116,7 @@ impl Fake {
                     chunk: *chunk,
                     position: copy.position,
                     rebuilding: copy.rebuilding,
+                    damaged: false,
                 };
                 let chunks = self.chunks.iter().map(state).collect();
                 json_frame(Header::new(Kind::ClaimReply, head.request_id), &ClaimReply { chunks })
@@ -271,6 +272,8 @@ pub fn spec(stale: &[u32]) -> OpenVolume {
         hydrated_chunks: 0,
         export: String::new(),
         prefer: Vec::new(),
+        moves: Vec::new(),
+        boot_set: Vec::new(),
     }
 }
 
@@ -455,6 +458,8 @@ impl Bench {
                     GatewayEvent::Degrade { server, .. } => format!("degrade {server}"),
                     GatewayEvent::Readmit { server, .. } => format!("readmit {server}"),
                     GatewayEvent::Hydrated { chunks, .. } => format!("hydrated {chunks}"),
+                    GatewayEvent::Moved { moves, .. } => format!("moved {}", moves.len()),
+                    GatewayEvent::BootSet { ranges, .. } => format!("boot set {}", ranges.len()),
                     GatewayEvent::Fenced { .. } => "fenced".to_owned(),
                 });
                 if !self.master.deaf {
@@ -497,7 +502,8 @@ impl Bench {
                     master.hydrated = chunks;
                     EventAnswer::Ok {}
                 }
-                GatewayEvent::Fenced { .. } => EventAnswer::Ok {},
+                GatewayEvent::Moved { moves, .. } => EventAnswer::Placed { moves },
+                GatewayEvent::BootSet { .. } | GatewayEvent::Fenced { .. } => EventAnswer::Ok {},
             };
             self.todo.push_back(Event::Answer { event, answer });
         }
