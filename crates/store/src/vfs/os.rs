@@ -101,7 +101,9 @@ impl Vfs for OsVfs {
 
     fn space(&self) -> io::Result<Space> {
         let stat = statvfs(&self.root)?;
-        Ok(Space { total_bytes: stat.f_blocks * stat.f_frsize, free_bytes: stat.f_bavail * stat.f_frsize })
+        // What is kept back for root is neither taken nor to be had: it does not count, as with df.
+        let taken = stat.f_blocks.saturating_sub(stat.f_bfree);
+        Ok(Space { total_bytes: (taken + stat.f_bavail) * stat.f_frsize, free_bytes: stat.f_bavail * stat.f_frsize })
     }
 }
 

@@ -256,6 +256,7 @@ impl Server {
 pub(crate) async fn serve(config: &Config, secret: Vec<u8>, replica: Replica<OsVfs>) -> Result<(), String> {
     let listener =
         TcpListener::bind(config.listen).await.map_err(|error| format!("listen: {}: {error}", config.listen))?;
+    let listening = listener.local_addr().map_err(|error| format!("listen: {}: {error}", config.listen))?;
     let (sender, mut done) = unbounded_channel();
     let jobs = Jobs::start(&sender).map_err(|error| format!("no helper threads: {error}"))?;
     let server = Rc::new(Server {
@@ -272,7 +273,8 @@ pub(crate) async fn serve(config: &Config, secret: Vec<u8>, replica: Replica<OsV
     let (mut terminate, mut interrupt) = signals().map_err(|error| format!("signals: {error}"))?;
     let accepting = spawn_local(Rc::clone(&server).accept_all(listener));
     let ticking = spawn_local(Rc::clone(&server).tick_all());
-    tracing::info!(listen = %config.listen, server = config.server, "serving");
+    // The real address: whoever asked for port 0 learns the port from this line.
+    tracing::info!(listen = %listening, server = config.server, "serving");
     loop {
         tokio::select! {
             event = done.recv() => {
