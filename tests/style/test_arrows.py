@@ -28,10 +28,11 @@ ARROWS: dict[str, set[str]] = {
     "metadata": {"state", "model", "network"},
     "compute": {"pangu", "network", "state", "model"},
     "guest": set(),
+    "archive": set(),
     "control": {"pangu", "image", "compute", "network", "state", "model"},
     "api": {"control", "pangu", "image", "compute", "network", "state", "model"},
     "lab": {"guest", "model"},
-    "cli": {"lab", "guest", "image", "pangu", "state", "model"},
+    "cli": {"lab", "guest", "archive", "image", "pangu", "state", "model"},
 }
 
 
@@ -71,6 +72,11 @@ def test_imports_run_one_way(path: Path) -> None:
 def test_only_state_talks_to_etcd() -> None:
     users = {package_of(p) for p in FILES if "aetcd" in p.read_text()}
     assert users <= {"state"}, f"only yuntai.state may use the etcd client, but so does {sorted(users - {'state'})}"
+
+
+def test_only_the_archive_talks_to_object_stores() -> None:
+    users = {package_of(p) for p in FILES if "obstore" in p.read_text()}
+    assert users <= {"archive"}, f"only yuntai.archive may use the object store client, but so does {sorted(users)}"
 
 
 def test_the_map_has_no_circle() -> None:
