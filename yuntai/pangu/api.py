@@ -13,7 +13,7 @@ from yuntai import __version__, log
 from yuntai.pangu import http_auth, rules
 from yuntai.pangu.errors import Invalid, NotFound, PanguError
 from yuntai.pangu.office import unavailable
-from yuntai.pangu.requests import Attach, CreateVolume, Detach, Resize, Snapshot, Taken
+from yuntai.pangu.requests import Attach, CreateVolume, Detach, Resize, Snapshot, Taken, WhatChanged
 from yuntai.pangu.units import chunk_count, is_hydrated, volume_number
 from yuntai.state import NotFound as NoRecord
 from yuntai.state import StateError
@@ -57,6 +57,7 @@ def routes() -> list[tuple[str, str, Callable[[Session, web.Request, bytes], Awa
         ("POST", f"{volume}/detach", _detach),
         ("POST", f"{volume}/resize", _resize),
         ("POST", f"{volume}/snapshot", _snapshot),
+        ("POST", f"{volume}/changes", _changes),
         ("GET", f"{volume}/stats", _stats),
         ("GET", f"{volume}/placement", _placement),
         ("GET", "/v1/chunkservers", _chunkservers),
@@ -165,6 +166,11 @@ async def _resize(session: Session, request: web.Request, body: bytes) -> Any:
 
 async def _snapshot(session: Session, request: web.Request, body: bytes) -> Any:
     return Taken(node=await session.volumes.snapshot(_id(request), _body(Snapshot, body).name))
+
+
+async def _changes(session: Session, request: web.Request, body: bytes) -> Any:
+    asked = _body(WhatChanged, body)
+    return await session.changes.between(_id(request), asked.since, asked.node, asked.first_chunk, asked.chunks)
 
 
 async def _stats(session: Session, request: web.Request, _body: bytes) -> Any:

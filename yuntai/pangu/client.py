@@ -115,6 +115,18 @@ class PanguClient:
         """Take a snapshot and return its node. Give a ``name`` (the snapshot's id), so that a retry finds it."""
         return _convert(await self.request("POST", f"/v1/volumes/{volume_id}/snapshot", {"name": name}), Taken).node
 
+    async def changes(
+        self, volume_id: str, node: int, *, since: int = -1, first_chunk: int = 0, chunks: int = 64
+    ) -> list[tuple[int, int, bool]]:
+        """Return what may differ in snapshot ``node`` from node ``since`` (-1: from nothing): (block, blocks, data?).
+
+        Blocks count from ``first_chunk``. Raise :class:`~yuntai.pangu.errors.Conflict` if nobody knows what ``since``
+        was.
+        """
+        body = {"node": node, "since": since, "first_chunk": first_chunk, "chunks": chunks}
+        answer = await self.request("POST", f"/v1/volumes/{volume_id}/changes", body)
+        return _convert(answer, list[tuple[int, int, bool]])
+
     async def stats(self, volume_id: str) -> dict[str, Any]:
         """Return what the gateway says of an attached volume now; empty if it is not attached."""
         return _convert(await self.request("GET", f"/v1/volumes/{volume_id}/stats"), dict[str, Any])

@@ -43,6 +43,15 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     name: str = ""
 
 
+class WhatChanged(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``POST /v1/volumes/{id}/changes``: from node ``since`` (-1: from nothing) to snapshot ``node``."""
+
+    node: int
+    since: int = -1
+    first_chunk: int = 0
+    chunks: int = 64
+
+
 class Attached(msgspec.Struct, frozen=True, kw_only=True):
     """Where an attached volume is served: ``uri`` is for QEMU and libnbd on the volume's host."""
 

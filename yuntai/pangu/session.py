@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from yuntai import log
+from yuntai.pangu.changes import Changes
 from yuntai.pangu.desk import Desk
 from yuntai.pangu.garbage import Garbage
 from yuntai.pangu.gateways import Gateways
@@ -28,6 +29,7 @@ class Session:
         self.serving = Serving(office, self.servers)
         self.gateways = Gateways(office, Desk(office, self.serving))
         self.serving.gateways = self.gateways
+        self.changes = Changes(office, self.servers)
         self.garbage = Garbage(office, self.servers)
         self.volumes = Volumes(office, self.servers, self.gateways, self.serving, self.garbage)
 

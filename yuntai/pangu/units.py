@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 BLOCK_BYTES = 4096
 CHUNK_BYTES = 64 << 20
+CHUNK_BLOCKS = CHUNK_BYTES // BLOCK_BYTES
 CHUNKS_PER_RECORD = 1024
 """Chunks of one :class:`~yuntai.model.cluster.Placement` record."""
 REPLICAS = 3

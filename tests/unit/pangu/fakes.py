@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+from collections.abc import Callable
 from typing import Any
 
 from yuntai import _native
@@ -77,12 +78,15 @@ class FakeServer(Fake):
         self.number, self.rack, self.replicas = number, rack, replicas
         self.free_bytes = 900 << 30
         self.asked: list[str] = []
+        self.answers: dict[str, Callable[[dict[str, Any]], Any]] = {}  # op → what else it knows to answer
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await wire.serve_controls(reader, writer, SECRET, f"cs:{self.number}", self.handle)
 
     async def handle(self, request: dict[str, Any]) -> Any:
         self.asked.append(request["op"])
+        if request["op"] in self.answers:
+            return self.answers[request["op"]](request)
         if request["op"] == "delete_volume":
             self.replicas.deleted.add(request["volume"])
             return True
