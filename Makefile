@@ -1,13 +1,14 @@
 # Everything a newcomer needs. Variables: YUNTAI_HOME (data folder), API_PORT (8080), YUNTAI_CLUSTER (lab; a second
-# cloud needs another name and port), CONFIRM=yes (clean), ARGS (test).
+# cloud needs another name and port), CONFIRM=yes (clean), ARGS (test, bench), MINUTES and SEED (thrash).
 .POSIX:
-.PHONY: help up down status test bench clean
+.PHONY: help up down status test thrash bench clean
 
 help:
 	@echo 'make up      build what is missing, start a whole cloud on this machine, and its first VM'
 	@echo 'make status  show the cloud and its processes'
 	@echo 'make down    stop it and leave nothing running; the data stays'
 	@echo 'make test    install what the tests need and run all of them; ARGS goes to pytest'
+	@echo 'make thrash  kill, hang, cut off and fill a block store while it is written; MINUTES (5), SEED'
 	@echo 'make bench   measure: API, idle cost, creation, network, disk beside its peers; ARGS chooses'
 	@echo 'make clean   stop it and delete its data (asks; CONFIRM=yes for scripts)'
 
@@ -23,6 +24,10 @@ status:
 test:
 	@bin/setup tools
 	@YUNTAI_SET_UP=yes bin/check $(ARGS)
+
+thrash:
+	@bin/setup tools
+	@.venv/bin/python -m tests.thrash --minutes $${MINUTES:-5} $${SEED:+--seed $$SEED} $(ARGS)
 
 bench:
 	@bin/setup tools
