@@ -13,8 +13,8 @@ from yuntai.control.requests.types import DiskSpec, InstanceChange, InstanceResp
 from yuntai.model.compute import Instance
 from yuntai.state import Versioned
 
-CREATED_WAIT_S = 20.0
-"""How long CreateInstance waits; an instance that is not made by then is answered as Pending."""
+CREATED_WAIT_S = 5.0
+"""How long CreateInstance waits (clients give up after 10 s); an instance that is not made by then is Pending."""
 _ONE = "InstanceId! DryRun:b"
 _MANY = "InstanceId![] DryRun:b BatchOptimization"
 
