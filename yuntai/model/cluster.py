@@ -113,7 +113,30 @@ class Volume(Record, frozen=True, kw_only=True):
     # node (as text) → the caller's name for it, which makes a retry find it
     snapshot_names: dict[str, str] = msgspec.field(default_factory=dict)
     deleted_on: tuple[int, ...] = ()  # while deleting: the chunk servers that have confirmed it
+    # chunk-server number (as text) → how many layers were dead when it had freed all that it could
+    swept: dict[str, int] = msgspec.field(default_factory=dict)
+    group: tuple[str, ...] = ()  # while a snapshot is pending: the volumes that its gateway is to switch with this one
+    rollbacks: tuple[str, ...] = ()  # the callers' tokens of the last ones, so that a retry does not roll back twice
     created: str
+
+
+class NodeUsage(msgspec.Struct, frozen=True, kw_only=True):
+    """What one layer of a volume occupies, in bytes of one replica."""
+
+    bytes: int = 0
+    exclusive_bytes: int = 0  # no other live layer shows them: what deleting it would free
+    visible_bytes: int = 0  # what one sees when reading as of it
+
+
+class VolumeUsage(Record, frozen=True, kw_only=True):
+    """What a volume's layers occupied when they were last counted; ``id`` is the volume's."""
+
+    KIND: ClassVar[str] = "volume_usage"
+
+    at: str
+    layers: int  # of the tree that was counted
+    dead: int  # of them
+    nodes: dict[str, NodeUsage]  # node (as text) → usage; what holds nothing is left out
 
 
 class Placement(Record, frozen=True, kw_only=True):

@@ -13,7 +13,18 @@ from yuntai import __version__, log
 from yuntai.pangu import http_auth, rules
 from yuntai.pangu.errors import Invalid, NotFound, PanguError
 from yuntai.pangu.office import unavailable
-from yuntai.pangu.requests import Attach, CreateVolume, Detach, Resize, Snapshot, Taken, WhatChanged
+from yuntai.pangu.requests import (
+    Attach,
+    CreateVolume,
+    Detach,
+    GroupTaken,
+    Resize,
+    Rollback,
+    Snapshot,
+    SnapshotGroup,
+    Taken,
+    WhatChanged,
+)
 from yuntai.pangu.units import chunk_count, is_hydrated, volume_number
 from yuntai.state import NotFound as NoRecord
 from yuntai.state import StateError
@@ -58,6 +69,10 @@ def routes() -> list[tuple[str, str, Callable[[Session, web.Request, bytes], Awa
         ("POST", f"{volume}/resize", _resize),
         ("POST", f"{volume}/snapshot", _snapshot),
         ("POST", f"{volume}/changes", _changes),
+        ("DELETE", f"{volume}/snapshots/{{key}}", _delete_snapshot),
+        ("POST", f"{volume}/rollback", _rollback),
+        ("GET", f"{volume}/tree", _tree),
+        ("POST", "/v1/snapshot-groups", _snapshot_group),
         ("GET", f"{volume}/stats", _stats),
         ("GET", f"{volume}/placement", _placement),
         ("GET", "/v1/chunkservers", _chunkservers),
@@ -165,7 +180,24 @@ async def _resize(session: Session, request: web.Request, body: bytes) -> Any:
 
 
 async def _snapshot(session: Session, request: web.Request, body: bytes) -> Any:
-    return Taken(node=await session.volumes.snapshot(_id(request), _body(Snapshot, body).name))
+    return Taken(node=await session.snapshots.take(_id(request), _body(Snapshot, body).name))
+
+
+async def _snapshot_group(session: Session, _request: web.Request, body: bytes) -> Any:
+    return GroupTaken(nodes=await session.snapshots.take_group(_body(SnapshotGroup, body).volumes))
+
+
+async def _delete_snapshot(session: Session, request: web.Request, _body: bytes) -> Any:
+    return view(await session.snapshots.delete(_id(request), request.match_info["key"]))
+
+
+async def _rollback(session: Session, request: web.Request, body: bytes) -> Any:
+    wanted = _body(Rollback, body)
+    return view(await session.snapshots.rollback(_id(request), wanted.snapshot, wanted.token))
+
+
+async def _tree(session: Session, request: web.Request, _body: bytes) -> Any:
+    return await session.snapshots.tree(_id(request), fresh=request.query.get("fresh") == "yes")
 
 
 async def _changes(session: Session, request: web.Request, body: bytes) -> Any:

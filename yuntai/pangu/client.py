@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
 
 import aiohttp
 import msgspec
@@ -17,7 +18,8 @@ import structlog
 from yuntai.model.cluster import ChunkServer, Volume, VolumeSource
 from yuntai.pangu import http_auth
 from yuntai.pangu.errors import ERRORS, NotFound, PanguError, Unavailable
-from yuntai.pangu.requests import Attached, Taken
+from yuntai.pangu.requests import Attached, GroupTaken, Taken
+from yuntai.pangu.tree import Tree
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -126,6 +128,27 @@ class PanguClient:
         body = {"node": node, "since": since, "first_chunk": first_chunk, "chunks": chunks}
         answer = await self.request("POST", f"/v1/volumes/{volume_id}/changes", body)
         return _convert(answer, list[tuple[int, int, bool]])
+
+    async def snapshot_group(self, names: dict[str, str]) -> dict[str, int]:
+        """Freeze several volumes at one moment: volume → name in, volume → node out. With the same names the same."""
+        return _convert(await self.request("POST", "/v1/snapshot-groups", {"volumes": names}), GroupTaken).nodes
+
+    async def delete_snapshot(self, volume_id: str, snapshot: str | int) -> None:
+        """Delete a snapshot, by node or name; fine if it is gone. What clones still read stays until they have it."""
+        try:
+            await self.request("DELETE", f"/v1/volumes/{volume_id}/snapshots/{quote(str(snapshot), safe='')}")
+        except NotFound:
+            return
+
+    async def rollback(self, volume_id: str, snapshot: str | int, token: str = "") -> Volume:
+        """Let a volume that is not attached go on from a snapshot, by node or name; with a ``token`` only once."""
+        body = {"snapshot": str(snapshot), "token": token}
+        return _convert(await self.request("POST", f"/v1/volumes/{volume_id}/rollback", body), Volume)
+
+    async def tree(self, volume_id: str, *, fresh: bool = False) -> Tree:
+        """Return the tree of a volume's snapshots, with the bytes as last counted; ``fresh`` counts them now."""
+        path = f"/v1/volumes/{volume_id}/tree" + ("?fresh=yes" if fresh else "")
+        return _convert(await self.request("GET", path), Tree)
 
     async def stats(self, volume_id: str) -> dict[str, Any]:
         """Return what the gateway says of an attached volume now; empty if it is not attached."""

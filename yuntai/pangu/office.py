@@ -36,7 +36,14 @@ class Office:
     signer: Signer
     lineage: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held where a source is chosen or a volume dies, so that no clone is made of what is being deleted."""
+    together: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while the volumes of a group are switched to their new heads."""
     _locks: weakref.WeakValueDictionary[str, asyncio.Lock] = field(default_factory=weakref.WeakValueDictionary)
+
+    @property
+    def term(self) -> int:
+        """A number that grows with every election: chunk servers refuse destructive requests of a former leader."""
+        return self.guard.record.mod_revision
 
     @asynccontextmanager
     async def lock(self, volume_id: str) -> AsyncIterator[None]:

@@ -52,6 +52,19 @@ class WhatChanged(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     chunks: int = 64
 
 
+class SnapshotGroup(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``POST /v1/snapshot-groups``: volume → its snapshot's name. With the same names it is the same group."""
+
+    volumes: dict[str, str]
+
+
+class Rollback(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``POST /v1/volumes/{id}/rollback``: to a snapshot, by node or name. With the same ``token`` it is done once."""
+
+    snapshot: str
+    token: str = ""
+
+
 class Attached(msgspec.Struct, frozen=True, kw_only=True):
     """Where an attached volume is served: ``uri`` is for QEMU and libnbd on the volume's host."""
 
@@ -65,6 +78,12 @@ class Taken(msgspec.Struct, frozen=True, kw_only=True):
     """A snapshot that was taken."""
 
     node: int
+
+
+class GroupTaken(msgspec.Struct, frozen=True, kw_only=True):
+    """A group that was taken: volume → node."""
+
+    nodes: dict[str, int]
 
 
 def nbd_uri(export: str, socket: str) -> str:

@@ -19,6 +19,11 @@ from yuntai.pangu.units import IN_SYNC_MIN, chunk_count
 
 Replicas = tuple[int, ...]
 
+SNAPSHOTS_MAX = 4096
+LAYERS_MAX = 32_768
+"""Nodes are never numbered anew, so this bounds the snapshots and rollbacks of a volume's whole life, and its record
+to a third of what etcd takes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Want:
@@ -92,10 +97,11 @@ def detach(volume: Volume, host: str, *, forced: bool) -> Volume:
     )
 
 
-def snapshot(volume: Volume, name: str) -> tuple[Volume, int]:
+def snapshot(volume: Volume, name: str, group: tuple[str, ...] = ()) -> tuple[Volume, int]:
     """Return the record with the head frozen and a new head, and the frozen node.
 
-    A ``name`` that was used before gives the node it named, and the record unchanged.
+    A ``name`` that was used before gives the node it named, and the record unchanged. ``group`` names the volumes
+    that are to be frozen at the same moment.
     """
     for node, known in volume.snapshot_names.items():
         if name and known == name:
@@ -108,6 +114,11 @@ def snapshot(volume: Volume, name: str) -> tuple[Volume, int]:
             "attach it once, then take the snapshot"
         )
     frozen, head = volume.head, len(volume.parents)
+    if head >= LAYERS_MAX or len(volume.snapshots) >= SNAPSHOTS_MAX:
+        raise Conflict(
+            f"volume {volume.id} has {len(volume.snapshots)} snapshots and {head} layers so far; at most "
+            f"{SNAPSHOTS_MAX} and {LAYERS_MAX} are possible: delete some, or go on with a clone"
+        )
     # Only a gateway that writes needs a barrier; what is detached or read-only stands still already.
     writing = volume.state == "attached" and not volume.read_only
     return (
@@ -118,6 +129,7 @@ def snapshot(volume: Volume, name: str) -> tuple[Volume, int]:
             snapshots={**volume.snapshots, str(frozen): "pending" if writing else "done"},
             snapshot_bytes={**volume.snapshot_bytes, str(frozen): volume.size_bytes},
             snapshot_names={**volume.snapshot_names, str(frozen): name} if name else volume.snapshot_names,
+            group=group if writing else volume.group,
         ),
         frozen,
     )
@@ -125,10 +137,8 @@ def snapshot(volume: Volume, name: str) -> tuple[Volume, int]:
 
 def snapshots_done(volume: Volume, head: int) -> Volume:
     """Return the record with every pending snapshot below ``head`` done: a gateway writes to ``head`` now."""
-    return replace(
-        volume,
-        snapshots={node: "done" if int(node) < head else state for node, state in volume.snapshots.items()},
-    )
+    states = {node: "done" if int(node) < head else state for node, state in volume.snapshots.items()}
+    return replace(volume, snapshots=states, group=volume.group if "pending" in states.values() else ())
 
 
 def require_snapshot(volume: Volume, node: int) -> None:

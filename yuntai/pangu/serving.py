@@ -17,6 +17,8 @@ from yuntai.pangu.units import volume_id, volume_number
 from yuntai.state import StateError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from yuntai.pangu.gateways import Gateways
     from yuntai.pangu.office import Office
     from yuntai.pangu.servers import Servers
@@ -61,14 +63,18 @@ class Serving:
         return str(opened["socket"])
 
     async def _settle(self, volume: Volume) -> None:
-        """Note what an open makes true: no older writer is left, and pending snapshots are behind the head."""
+        """Note what an open makes true: no older writer is left. Pending snapshots are told of besides.
+
+        A gateway that had the volume open under this generation already takes tokens and addresses from an open, but
+        goes on with the head that it knows.
+        """
 
         def settled(current: Volume) -> Volume:
             if current.generation != volume.generation or current.read_only:
                 return current
-            return replace(rules.snapshots_done(current, volume.head), unfenced=False)
+            return replace(current, unfenced=False)
 
-        await self._office.change(volume.id, settled)
+        await self.finish_snapshots(await self._office.change(volume.id, settled))
 
     async def close(self, host: str, volume: str, generation: int) -> None:
         """Have a gateway flush and let go of a volume; fine if it does not serve it."""
@@ -120,7 +126,8 @@ class Serving:
         if generation == record.generation:
             if self._is_old(record):
                 await self.open(record)
-            await self.finish_snapshots(record)
+            else:
+                await self.finish_snapshots(record)
             return
         # Whatever served it before is gone or of another generation: only a new one is sure to be let in.
         granted = await self._office.change(volume, rules.reopen)
@@ -139,16 +146,51 @@ class Serving:
         """Tell the gateway about a head that it may not know, and mark the snapshots below it done."""
         if "pending" not in volume.snapshots.values():
             return volume
+        if volume.group:
+            return await self._finish_group(volume.id)
         if volume.state == "attached" and not volume.read_only:
-            request: dict[str, Any] = {
-                "op": "snapshot",
-                "volume": volume_number(volume.id),
-                "generation": volume.generation,
-                "parents": list(volume.parents),
-                "head": volume.head,
-            }
-            try:
-                await self.gateways.call(volume.host, request, OPEN_TIMEOUT_S)
-            except wire.Refused as error:
-                raise Unavailable(f"the gateway of {volume.host} could not take the snapshot now: {error}") from error
+            await self._tell_heads(volume.host, {"op": "snapshot", **_head(volume)})
+        elif volume.unfenced:
+            return volume  # a writer that nobody has fenced may still write to what is to be frozen
         return await self._office.change(volume.id, lambda current: rules.snapshots_done(current, volume.head))
+
+    async def _finish_group(self, volume_id: str) -> Volume:
+        """Switch all volumes of a group with one request: one after another, their snapshots would not fit together."""
+        async with self._office.together:
+            volume = (await self._office.volume(volume_id)).value
+            if volume.group:
+                found = [await self._office.store.get(Volume, other) for other in volume.group]
+                same = [
+                    one.value
+                    for one in found
+                    if one is not None
+                    and (one.value.group, one.value.state, one.value.host) == (volume.group, "attached", volume.host)
+                ]
+                if same:
+                    request = {"op": "snapshot_group", "volumes": [_head(one) for one in same]}
+                    await self._tell_heads(volume.host, request)
+                for one in same:
+                    await self._office.change(one.id, _done_below(one.head))
+                volume = await self._office.change(volume_id, _done_below(volume.head))
+        # What was frozen again meanwhile, alone, is pending still.
+        return await self.finish_snapshots(volume)
+
+    async def _tell_heads(self, host: str, request: dict[str, Any]) -> None:
+        try:
+            await self.gateways.call(host, request, OPEN_TIMEOUT_S)
+        except wire.Refused as error:
+            raise Unavailable(f"the gateway of {host} could not take the snapshot now: {error}") from error
+
+
+def _done_below(head: int) -> Callable[[Volume], Volume]:
+    return lambda volume: rules.snapshots_done(volume, head)
+
+
+def _head(volume: Volume) -> dict[str, Any]:
+    """Return what a gateway is told so that it writes to the head that the record has."""
+    return {
+        "volume": volume_number(volume.id),
+        "generation": volume.generation,
+        "parents": list(volume.parents),
+        "head": volume.head,
+    }

@@ -206,20 +206,6 @@ class Volumes:
                 return grown
         raise Unavailable(f"volume {volume_id} kept changing while it was being resized; try again")
 
-    async def snapshot(self, volume_id: str, name: str) -> int:
-        """Freeze the head and go on in a new one, while I/O runs; return the frozen node."""
-        async with self._office.lock(volume_id):
-            node = -1
-
-            def freeze(current: Volume) -> Volume:
-                nonlocal node
-                frozen, node = rules.snapshot(current, name)
-                return frozen
-
-            volume = await self._office.change(volume_id, freeze)
-            await self._serving.finish_snapshots(volume)
-            return node
-
     async def stats(self, volume_id: str) -> dict[str, Any]:
         """Return what the volume's gateway says of it now; empty when it is not served."""
         volume = (await self._office.volume(volume_id)).value

@@ -79,6 +79,22 @@ class FakeServer(Fake):
         self.free_bytes = 900 << 30
         self.asked: list[str] = []
         self.answers: dict[str, Callable[[dict[str, Any]], Any]] = {}  # op → what else it knows to answer
+        self.sweeps: list[dict[str, Any]] = []
+        self.accounts: list[dict[str, Any]] = []
+        self.turns = 0
+
+    def usage(self, request: dict[str, Any]) -> list[dict[str, int]]:
+        """Say that each chunk that is asked for has one block of 4 KiB in each layer from 1 on."""
+        bytes_ = 4096 * len(request["chunks"])
+        return [
+            {
+                "layer": layer,
+                "bytes": bytes_,
+                "exclusive_bytes": bytes_ if layer in request["live"] else 0,
+                "visible_bytes": bytes_ * layer if layer in request["live"] else 0,
+            }
+            for layer in range(1, len(request["parents"]))
+        ]
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await wire.serve_controls(reader, writer, SECRET, f"cs:{self.number}", self.handle)
@@ -90,6 +106,15 @@ class FakeServer(Fake):
         if request["op"] == "delete_volume":
             self.replicas.deleted.add(request["volume"])
             return True
+        if request["op"] == "sweep":
+            self.sweeps.append(request)
+            self.turns += 1
+            return {"done": self.turns % 2 == 0, "freed_bytes": 4096 * self.turns}
+        if request["op"] == "account":
+            self.accounts.append(request)
+            self.turns += 1
+            layers = self.usage(request) if self.turns % 2 == 0 else []
+            return {"done": self.turns % 2 == 0, "layers": layers}
         total = 1000 << 30
         return {
             "server": self.number,
@@ -168,6 +193,13 @@ class FakeGateway(Fake):
             opened = [{"volume": v, "generation": o["generation"], "writes": 5} for v, o in self.open.items()]
             return {"volumes": opened, "pid": os.getpid(), "version": "fake"}
         self.requests.append(request)
+        if request["op"] == "snapshot_group":
+            for one in request["volumes"]:
+                if self.open.get(one["volume"], {}).get("generation") != one["generation"]:
+                    raise wire.Refused(f"volume {one['volume']} is not open under {one['generation']}")
+            for one in request["volumes"]:
+                self.open[one["volume"]].update(one)
+            return {}
         volume = request["volume"]
         current = self.open.get(volume)
         if request["op"] == "open":
