@@ -11,7 +11,7 @@ from yuntai.api.errors import unknown_action, unknown_version
 from yuntai.api.params import Params
 from yuntai.api.shape import Shape
 from yuntai.control.requests.types import Caller, Paging
-from yuntai.model.cluster import AccessKey, Volume
+from yuntai.model.cluster import AccessKey, Volume, VolumeSource
 from yuntai.pangu.requests import Attached
 
 ECS = "2014-05-26"
@@ -34,8 +34,10 @@ class ConsoleReader(Protocol):
 class Volumes(Protocol):
     """What the operator's actions ask of the block store; :class:`yuntai.pangu.client.PanguClient` is one."""
 
-    async def create_volume(self, size_bytes: int, *, client_token: str = "") -> Volume:
-        """Create an empty volume."""
+    async def create_volume(
+        self, size_bytes: int, *, source: VolumeSource | None = None, client_token: str = ""
+    ) -> Volume:
+        """Create a volume, empty or on a snapshot of another one."""
 
     async def delete_volume(self, volume_id: str) -> None:
         """Delete a volume; fine if it is gone."""
@@ -51,6 +53,11 @@ class Volumes(Protocol):
 
     async def snapshot(self, volume_id: str, name: str = "") -> int:
         """Freeze a volume as it is now and return the node; the same name gives the same node."""
+
+    async def changes(
+        self, volume_id: str, node: int, *, since: int = -1, first_chunk: int = 0, chunks: int = 64
+    ) -> list[tuple[int, int, bool]]:
+        """Return what may differ between two nodes: first block from the first chunk on, blocks, whether data."""
 
 
 @dataclass(frozen=True, slots=True)

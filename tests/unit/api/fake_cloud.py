@@ -22,7 +22,7 @@ from yuntai.api.replay import Replay
 from yuntai.api.server import ApiServer
 from yuntai.api.throttle import Throttle
 from yuntai.model.base import new_id, now_utc
-from yuntai.model.cluster import AccessKey, Account, ChunkServer, Host, Volume
+from yuntai.model.cluster import AccessKey, Account, ChunkServer, Host, Volume, VolumeSource
 from yuntai.model.compute import Image
 from yuntai.pangu import errors as pangu_errors
 from yuntai.pangu.requests import Attached
@@ -48,8 +48,10 @@ class FakeVolumes:
             raise pangu_errors.NotFound(f"there is no volume {volume_id}")
         return await self.store.update(Volume, volume_id, lambda one: replace(one, **changes))
 
-    async def create_volume(self, size_bytes: int, *, client_token: str = "") -> Volume:
-        volume = Volume(id=new_id("vol"), size_bytes=size_bytes, created=now_utc())
+    async def create_volume(
+        self, size_bytes: int, *, source: VolumeSource | None = None, client_token: str = ""
+    ) -> Volume:
+        volume = Volume(id=new_id("vol"), size_bytes=size_bytes, source=source, created=now_utc())
         await self.store.put(volume)
         return volume
 
@@ -75,6 +77,13 @@ class FakeVolumes:
     async def snapshot(self, volume_id: str, name: str = "") -> int:
         volume = await self._change(volume_id, parents=(0, 0, 1), head=2, snapshots={"1": "done"})
         return volume.head - 1
+
+    async def changes(
+        self, volume_id: str, node: int, *, since: int = -1, first_chunk: int = 0, chunks: int = 64
+    ) -> list[tuple[int, int, bool]]:
+        if since > node:
+            raise pangu_errors.Conflict(f"node {since} of {volume_id} is no snapshot any more")
+        return [(7, 2, True), (100, 16, False)] if since == -1 else []
 
 
 class FakeConsole:

@@ -19,6 +19,7 @@ from yuntai.archive import ArchiveError, DamagedError, Repository, export, prune
 from yuntai.archive import format as form
 from yuntai.archive.errors import UnusableError
 from yuntai.archive.format import BLOCK_BYTES, CHUNK_BLOCKS, Index, Stored
+from yuntai.archive.frozen import parse_changes
 from yuntai.archive.nbd import NbdClient
 from yuntai.archive.restore import find
 from yuntai.archive.runs import merged, overlay, pieces, without
@@ -272,3 +273,10 @@ async def test_nbd_client_says_what_is_wrong(tmp_path: Path) -> None:
     async with await asyncio.start_unix_server(nonsense, path):
         with pytest.raises(ArchiveError, match="does not speak NBD"):
             await NbdClient.connect(path, "x")
+
+
+def test_changes_come_as_text() -> None:
+    assert parse_changes("7+2 100+16z") == [(7, 2, True), (100, 16, False)]
+    assert parse_changes("") == []
+    with pytest.raises(ArchiveError, match="versions"):
+        parse_changes("7+2 -1+3")
