@@ -34,3 +34,16 @@ def new_id(prefix: str, digits: int = 16) -> str:
 def now_utc() -> str:
     """Return the present in UTC as the ECS API prints it (ISO 8601): ``2026-01-31T08:00:00Z``."""
     return dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def ago_utc(seconds: float) -> str:
+    """Return the time ``seconds`` ago, written as :func:`now_utc` does."""
+    return (dt.datetime.now(dt.UTC) - dt.timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def since_utc_s(text: str) -> float:
+    """Return the seconds from a time that :func:`now_utc` wrote until now; 0 for "" and for the future."""
+    if not text:
+        return 0.0
+    then = dt.datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=dt.UTC)
+    return max(0.0, (dt.datetime.now(dt.UTC) - then).total_seconds())

@@ -67,6 +67,9 @@ class ChunkServer(Record, frozen=True, kw_only=True):
     pid: int = 0
     version: str = ""
     seen: str = ""
+    store: str = ""  # the name of the store on its disk; another one means that the disk was replaced
+    admitted: bool = True  # gateways are let in; false while a new store waits until nothing counts on the old one
+    down_since: str = ""  # while it does not answer: since when
 
 
 class Gateway(Record, frozen=True, kw_only=True):
@@ -117,6 +120,8 @@ class Volume(Record, frozen=True, kw_only=True):
     swept: dict[str, int] = msgspec.field(default_factory=dict)
     group: tuple[str, ...] = ()  # while a snapshot is pending: the volumes that its gateway is to switch with this one
     rollbacks: tuple[str, ...] = ()  # the callers' tokens of the last ones, so that a retry does not roll back twice
+    tended_by: str = ""  # while not attached: the gateway that has it open under this generation, to repair or hydrate
+    placed: int = 0  # moves committed so far; whoever decides by the placement compares this record
     created: str
 
 
@@ -148,6 +153,24 @@ class Placement(Record, frozen=True, kw_only=True):
     KIND: ClassVar[str] = "placement"
 
     chunks: tuple[tuple[int, ...], ...]  # per chunk the chunk-server numbers
+
+
+class PanguSettings(Record, frozen=True, kw_only=True):
+    """What the operator set of the block store: one record, ``pangu``. What is not set is left to the programs."""
+
+    KIND: ClassVar[str] = "pangu_settings"
+
+    tunables: dict[str, int] = msgspec.field(default_factory=dict)
+    balancing: bool = False  # replicas are being moved until the disks are evenly full
+
+
+class BootSet(Record, frozen=True, kw_only=True):
+    """What the first disks made of a node read first, in the order of reading. ``id`` is ``<volume>.<node>``."""
+
+    KIND: ClassVar[str] = "boot_set"
+
+    ranges: tuple[tuple[int, int, int], ...]  # chunk, first block, blocks
+    created: str
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):

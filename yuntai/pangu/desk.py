@@ -1,4 +1,4 @@
-"""Answers what gateways tell the master: a server missed a write, is whole again, the source is copied so far."""
+"""Answers what gateways tell the master: a server missed a write, is whole again, a replica has moved."""
 
 from __future__ import annotations
 
@@ -7,39 +7,57 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from yuntai import log
-from yuntai.model.cluster import Volume
+from yuntai.model.base import now_utc
+from yuntai.model.cluster import BootSet, Volume
 from yuntai.pangu import layout, rules
+from yuntai.pangu.commits import commit_moves
 from yuntai.pangu.errors import PanguError, Unavailable
+from yuntai.pangu.moves import Move
 from yuntai.pangu.office import unavailable
 from yuntai.pangu.units import volume_id
-from yuntai.state import NotFound, StateError
+from yuntai.state import Absent, NotFound, StateError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from yuntai.pangu.mover import Mover
     from yuntai.pangu.office import Office
     from yuntai.pangu.serving import Serving
 
+DECIDE_ATTEMPTS = 16
+BOOT_RANGES_MAX = 4096
+
 _log = log.get("desk")
+
+
+class Range(msgspec.Struct, frozen=True):
+    """Neighbouring blocks; ``BlockRange`` in crates/proto."""
+
+    chunk: int
+    block: int
+    blocks: int
 
 
 class Event(msgspec.Struct, frozen=True):
     """A gateway's event: ``GatewayEvent`` in crates/proto, all its variants in one."""
 
-    op: Literal["degrade", "readmit", "hydrated", "fenced"]
+    op: Literal["degrade", "readmit", "hydrated", "moved", "boot_set", "fenced"]
     volume: int
     generation: int
     server: int = 0
     reason: str = ""
     chunks: int = 0
+    moves: tuple[Move, ...] = ()
+    ranges: tuple[Range, ...] = ()
 
 
 class Desk:
     """The :class:`~yuntai.pangu.gateways.Handler`: decides by :mod:`yuntai.pangu.rules`, commits, then answers."""
 
-    def __init__(self, office: Office, serving: Serving) -> None:
+    def __init__(self, office: Office, serving: Serving, mover: Mover) -> None:
         self._office = office
         self._serving = serving
+        self._mover = mover
 
     async def reconcile(self, host: str) -> None:
         """See :meth:`yuntai.pangu.serving.Serving.reconcile`."""
@@ -54,6 +72,10 @@ class Desk:
         if told.op == "fenced":
             return await self._fenced(host, told)
         try:
+            if told.op == "moved":
+                return await commit_moves(self._office, self._mover, host, told.generation, told.volume, told.moves)
+            if told.op == "boot_set":
+                return await self._boot_set(host, told)
             return await self._decide(host, told)
         except NotFound:
             return {"answer": "fenced"}  # deleted: whoever still serves it shall stop
@@ -64,17 +86,16 @@ class Desk:
 
     async def _decide(self, host: str, event: Event) -> dict[str, Any]:
         volume = volume_id(event.volume)
-        chunks: layout.Chunks = []
-        if event.op == "degrade":
-            chunks = await layout.load_chunks(self._office.store, (await self._office.store.need(Volume, volume)).value)
-        answer = rules.Answer("ok")
-
-        def change(current: Volume) -> Volume | None:
-            nonlocal answer
-            answer = _rule(event, host, chunks)(current)
-            return answer.volume
-
-        stored = await self._office.store.update(Volume, volume, change, guard=[self._office.guard])
+        for _ in range(DECIDE_ATTEMPTS):
+            found = await self._office.store.need(Volume, volume)
+            # Read after the volume: a move that is committed in between changes the volume too, and this starts again.
+            chunks = await layout.load_chunks(self._office.store, found.value) if event.op == "degrade" else []
+            answer = _rule(event, host, chunks)(found.value)
+            stored = answer.volume or found.value
+            if answer.volume is None or await self._office.write([found], [stored]):
+                break
+        else:
+            raise Unavailable(f"{volume} kept changing")
         if event.op != "hydrated":
             _log.info(
                 "event decided",
@@ -93,6 +114,18 @@ class Desk:
                 return {"answer": "refused", "reason": answer.reason}
             case kind:
                 return {"answer": kind}
+
+    async def _boot_set(self, host: str, event: Event) -> dict[str, Any]:
+        """Keep what the first disk made of a source read first; later ones confirm it or do not matter."""
+        volume = (await self._office.store.need(Volume, volume_id(event.volume))).value
+        if rules.foreign(volume, host, event.generation):
+            return {"answer": "fenced"}
+        if volume.source is None or not event.ranges:
+            return {"answer": "ok"}
+        ranges = tuple((one.chunk, one.block, one.blocks) for one in event.ranges[:BOOT_RANGES_MAX])
+        record = BootSet(id=layout.boot_set_id(volume.source), ranges=ranges, created=now_utc())
+        await self._office.store.txn(compare=[self._office.guard, Absent(BootSet, record.id)], put=[record])
+        return {"answer": "ok"}
 
     async def _fenced(self, host: str, event: Event) -> dict[str, Any]:
         """Another writer took the volume. If it is still granted to this gateway, grant it anew."""

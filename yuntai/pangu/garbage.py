@@ -17,6 +17,7 @@ from yuntai.state import StateError, Unchanged
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from yuntai.pangu.holdings import Holdings
     from yuntai.pangu.office import Office
     from yuntai.pangu.servers import Servers
 
@@ -31,9 +32,10 @@ _log = log.get("garbage")
 class Garbage:
     """A loop over the volumes in state ``deleting``."""
 
-    def __init__(self, office: Office, servers: Servers) -> None:
+    def __init__(self, office: Office, servers: Servers, holdings: Holdings) -> None:
         self._office = office
         self._servers = servers
+        self._holdings = holdings
         self._wake = asyncio.Event()
 
     def wake(self) -> None:
@@ -93,6 +95,7 @@ class Garbage:
         found = await self._office.store.get(Volume, volume.id)
         if found is not None and found.value.state == "deleting":
             await self._office.store.txn(compare=[self._office.guard, Unchanged(found)], delete=[(Volume, volume.id)])
+            self._holdings.deleted.add(volume.id)
             _log.info("volume deleted", volume=volume.id)
 
 

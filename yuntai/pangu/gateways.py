@@ -53,9 +53,9 @@ class _Gateway:
 class Gateways:
     """All registered gateways, for as long as this master leads."""
 
-    def __init__(self, office: Office, handler: Handler) -> None:
+    def __init__(self, office: Office) -> None:
         self._office = office
-        self._handler = handler
+        self.handler: Handler  # set by the session
         self._gateways: dict[str, _Gateway] = {}
         self._event_slots = asyncio.Semaphore(EVENTS_AT_ONCE_MAX)
 
@@ -111,6 +111,15 @@ class Gateways:
         """Return volume number → generation for everything a host's gateway serves."""
         known = self._gateways.get(host)
         return dict(known.opened) if known is not None else {}
+
+    def stats(self) -> list[tuple[str, dict[str, Any]]]:
+        """Return (host, what it says of a volume) for every volume that a connected gateway serves."""
+        return [
+            (host, dict(one))
+            for host, known in sorted(self._gateways.items())
+            if known.ready.is_set()
+            for one in known.status.get("volumes", ())
+        ]
 
     async def refresh(self, host: str) -> dict[str, Any]:
         """Ask a gateway for its status, and note which volumes it serves."""
@@ -242,13 +251,13 @@ class Gateways:
         while True:
             await self.refresh(host)
             if loop.time() - reconciled_at >= RECONCILE_EVERY_S:
-                await self._handler.reconcile(host)
+                await self.handler.reconcile(host)
                 reconciled_at = loop.time()
             await asyncio.sleep(PING_EVERY_S)
 
     async def _answer(self, host: str, channel: wire.Channel, number: int, event: dict[str, Any]) -> None:
         try:
-            answer = await self._handler.answer_event(host, event)
+            answer = await self.handler.answer_event(host, event)
             await channel.answer(number, answer)
         finally:
             self._event_slots.release()

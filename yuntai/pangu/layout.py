@@ -9,14 +9,16 @@ import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from yuntai.model.cluster import ChunkServer, Placement, Volume
+from yuntai.model.cluster import BootSet, ChunkServer, Placement, Volume
 from yuntai.pangu import rules
 from yuntai.pangu.errors import Conflict, PanguError
 from yuntai.pangu.units import CHUNKS_PER_RECORD, chunk_count, is_hydrated, volume_number
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
+    from yuntai.model.cluster import VolumeSource
+    from yuntai.pangu.moves import Move
     from yuntai.pangu.tokens import Signer
     from yuntai.state import Store
 
@@ -74,10 +76,17 @@ async def source_chain(store: Store, volume: Volume) -> list[Link]:
     return chain
 
 
-async def open_request(store: Store, volume: Volume, servers: dict[int, ChunkServer], signer: Signer) -> dict[str, Any]:
-    """Return the control message that makes a gateway serve the volume under its present generation."""
+async def open_request(
+    store: Store, volume: Volume, servers: dict[int, ChunkServer], signer: Signer, moves: Sequence[Move] = ()
+) -> dict[str, Any]:
+    """Return the control message that makes a gateway serve the volume under its present generation.
+
+    A volume that is tended and not attached gets no export: nobody but the store itself has business there.
+    """
     chunks = await load_chunks(store, volume)
     sources = await source_chain(store, volume)
+    boot_set = await store.get(BootSet, boot_set_id(volume.source)) if sources and volume.source else None
+    host = rules.holder(volume)
     number = volume_number(volume.id)
     read_token = signer.read(number)
     return {
@@ -91,13 +100,23 @@ async def open_request(store: Store, volume: Volume, servers: dict[int, ChunkSer
         "parents": list(volume.parents),
         "head": volume.head if volume.read_node == -1 else volume.read_node,
         "placement": [list(replicas) for replicas in chunks],
-        "servers": addresses(chunks, servers),
+        "servers": addresses([*chunks, *((move.to,) for move in moves)], servers),
         "stale": sorted(int(server) for server in volume.stale),
         "sources": [_source(link, servers, signer) for link in sources],
         "hydrated_chunks": volume.hydrated_chunks if sources else chunk_count(volume.size_bytes),
-        "export": volume.id,
-        "prefer": sorted(server.number for server in servers.values() if server.host == volume.host),
+        "export": volume.id if volume.state == "attached" else "",
+        "prefer": sorted(server.number for server in servers.values() if server.host == host),
+        "moves": [move.wire() for move in moves],
+        "boot_set": [
+            {"chunk": chunk, "block": block, "blocks": blocks}
+            for chunk, block, blocks in (boot_set.value.ranges if boot_set else ())
+        ],
     }
+
+
+def boot_set_id(source: VolumeSource) -> str:
+    """Return the id of the record of what is read first of a source."""
+    return f"{source.volume}.{source.node}"
 
 
 def resize_request(volume: Volume, chunks: Chunks, servers: dict[int, ChunkServer]) -> dict[str, Any]:
@@ -112,7 +131,7 @@ def resize_request(volume: Volume, chunks: Chunks, servers: dict[int, ChunkServe
     }
 
 
-def addresses(chunks: Chunks, servers: dict[int, ChunkServer]) -> dict[str, str]:
+def addresses(chunks: Iterable[tuple[int, ...]], servers: dict[int, ChunkServer]) -> dict[str, str]:
     """Return number (as text, as JSON wants it) → address for every server that holds one of the chunks."""
     numbers = sorted({number for replicas in chunks for number in replicas})
     return {str(number): servers[number].address for number in numbers if number in servers}

@@ -40,6 +40,9 @@ class Office:
     """Held while the volumes of a group are switched to their new heads."""
     _locks: weakref.WeakValueDictionary[str, asyncio.Lock] = field(default_factory=weakref.WeakValueDictionary)
 
+    placing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held from the choice of servers to the record that names them, so that no server is removed in between."""
+
     @property
     def term(self) -> int:
         """A number that grows with every election: chunk servers refuse destructive requests of a former leader."""

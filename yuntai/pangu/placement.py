@@ -36,12 +36,17 @@ class Candidate:
     free_bytes: int
     total_bytes: int
     full: bool = False  # it says itself that it refuses new chunks
+    admitted: bool = True  # false: a new, empty store that lets no gateway in yet
+    replicas: int = 0  # chunks that it holds
+    used_bytes: int = 0  # what they and the rest of the store occupy
 
 
 def rejection(server: Candidate) -> str:
     """Return why a server gets no new chunk, for a person; "" if it may get one."""
     if server.state != "up":
         return f"it is {server.state}"
+    if not server.admitted:
+        return "its disk was replaced, and it is not let in yet"
     if server.total_bytes <= 0:
         return "it has not reported the size of its disk yet"
     if server.full or server.free_bytes < FREE_RATIO_MIN * server.total_bytes:

@@ -38,7 +38,7 @@ class Want:
 class Answer:
     """What a gateway is told about its event, and the record that makes it true (``None``: nothing to write)."""
 
-    kind: Literal["ok", "stale", "refused", "fenced"]
+    kind: Literal["ok", "stale", "placed", "refused", "fenced"]
     volume: Volume | None = None
     reason: str = ""
 
@@ -70,11 +70,32 @@ def attach(volume: Volume, want: Want, open_generation: int) -> Volume:
     return replace(
         volume,
         state="attached",
+        tended_by="",
         host=want.host,
         read_only=want.read_only,
         read_node=want.read_node,
         generation=volume.generation + 1,
     )
+
+
+def holder(volume: Volume) -> str:
+    """Return the host whose gateway has the volume open under the present generation, "" if none has."""
+    return volume.host if volume.state == "attached" else volume.tended_by
+
+
+def tend(volume: Volume, host: str) -> Volume:
+    """Return the record of an unattached volume opened at ``host`` for the store's own work, without an export.
+
+    It is a new generation: whoever had the volume before is fenced, and so is the tender by the next attachment.
+    """
+    if volume.state != "available" or volume.tended_by == host:
+        return volume
+    return replace(volume, tended_by=host, generation=volume.generation + 1)
+
+
+def untended(volume: Volume) -> Volume:
+    """Return the record with nobody tending: what the tender still says is answered "fenced"."""
+    return replace(volume, tended_by="") if volume.tended_by else volume
 
 
 def reopen(volume: Volume) -> Volume:
@@ -159,7 +180,7 @@ def in_sync(replicas: Replicas, stale: Iterable[str]) -> list[int]:
 
 def degrade(volume: Volume, host: str, generation: int, chunks: Iterable[Replicas], server: int, reason: str) -> Answer:
     """Take ``server`` out of the in-sync set, unless a chunk would be left with fewer than two."""
-    if fenced := _fenced(volume, host, generation):
+    if fenced := foreign(volume, host, generation):
         return fenced
     if str(server) in volume.stale:
         return Answer("stale")
@@ -171,9 +192,17 @@ def degrade(volume: Volume, host: str, generation: int, chunks: Iterable[Replica
     return Answer("stale", replace(volume, stale=stale))
 
 
+def replaced_disk(volume: Volume, server: int) -> Volume:
+    """Take ``server`` out of the in-sync set because what it had is gone.
+
+    Unlike :func:`degrade` it asks not how many are left: counting a replica that is not there helps nobody.
+    """
+    return replace(volume, stale={**volume.stale, str(server): "its disk was replaced"})
+
+
 def readmit(volume: Volume, host: str, generation: int, server: int) -> Answer:
     """Put ``server`` back into the in-sync set: the gateway has seen it catch up on every chunk."""
-    if fenced := _fenced(volume, host, generation):
+    if fenced := foreign(volume, host, generation):
         return fenced
     if str(server) not in volume.stale:
         return Answer("stale")
@@ -182,7 +211,7 @@ def readmit(volume: Volume, host: str, generation: int, server: int) -> Answer:
 
 def hydrated(volume: Volume, host: str, generation: int, chunks: int) -> Answer:
     """Note how far the copy from the source has come; it never goes back."""
-    if fenced := _fenced(volume, host, generation):
+    if fenced := foreign(volume, host, generation):
         return fenced
     reached = min(chunks, chunk_count(volume.size_bytes))
     if reached <= volume.hydrated_chunks:
@@ -208,8 +237,8 @@ def users_of(volume_id: str, volumes: Sequence[Volume], pending: Sequence[str]) 
     return sorted(users)
 
 
-def _fenced(volume: Volume, host: str, generation: int) -> Answer | None:
+def foreign(volume: Volume, host: str, generation: int) -> Answer | None:
     """Return the answer to an event that does not come from the gateway with the present generation."""
-    if volume.state == "attached" and volume.generation == generation and volume.host == host:
+    if volume.state != "deleting" and volume.generation == generation and holder(volume) == host != "":
         return None
     return Answer("fenced", reason=f"{volume.id} is {volume.state} under generation {volume.generation}")

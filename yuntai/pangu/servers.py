@@ -14,7 +14,7 @@ import msgspec
 from msgspec.structs import replace
 
 from yuntai import log
-from yuntai.model.base import now_utc
+from yuntai.model.base import ago_utc, now_utc, since_utc_s
 from yuntai.model.cluster import ChunkServer
 from yuntai.pangu import wire
 from yuntai.pangu.errors import NotFound, Unavailable
@@ -33,6 +33,28 @@ SPACE_STEP = 0.01
 _log = log.get("servers")
 
 
+class Worker(msgspec.Struct, frozen=True):
+    """One kind of background work; the layout is ``WorkerStatus`` in crates/proto."""
+
+    name: str
+    volume: int | None = None
+    state: str = "idle"
+    done: int = 0
+    total: int = 0
+    unit: str = ""
+    bytes_per_s: int = 0
+    limit_bytes_per_s: int = 0
+    note: str = ""
+
+
+class Damaged(msgspec.Struct, frozen=True):
+    """A replica with damaged blocks; ``DamagedChunk`` in crates/proto."""
+
+    volume: int
+    chunk: int
+    blocks: int
+
+
 class Status(msgspec.Struct, frozen=True):
     """What a chunk server says of itself; the layout is ``ServerStatus`` in crates/proto."""
 
@@ -46,6 +68,12 @@ class Status(msgspec.Struct, frozen=True):
     journal_bytes: int = 0
     damaged_blocks: int = 0
     full: bool = False
+    store: str = ""
+    admitted: bool = True
+    lost_durable: bool = False
+    workers: tuple[Worker, ...] = ()
+    damaged: tuple[Damaged, ...] = ()
+    scrubbed_at_s: int = 0
 
 
 class _Server:
@@ -61,16 +89,18 @@ class _Server:
         self.lock = asyncio.Lock()
         self.task: asyncio.Task[None] | None = None
 
-    def live(self, now: float) -> ChunkServer:
-        """Return the record with the state and the figures of the last status."""
-        status = self.status
+    def live(self, now: float, record: ChunkServer | None = None) -> ChunkServer:
+        """Return the record (a newer one, if given) with the state and the figures of the last status."""
+        status, record = self.status, record or self.record
         if now - self.heard_at > DOWN_AFTER_S:
-            return replace(self.record, state="draining" if self.record.state == "draining" else "down")
+            since = record.down_since or ago_utc(now - self.heard_at)
+            return replace(record, state="draining" if record.state == "draining" else "down", down_since=since)
         if status is None:
-            return self.record
+            return record
         return replace(
-            self.record,
-            state="draining" if self.record.state == "draining" else "up",
+            record,
+            state="draining" if record.state == "draining" else "up",
+            down_since="",
             used_bytes=status.used_bytes,
             free_bytes=status.free_bytes,
             total_bytes=status.total_bytes,
@@ -129,9 +159,34 @@ class Servers:
                 free_bytes=record.free_bytes,
                 total_bytes=record.total_bytes,
                 full=(status := self._servers[record.id].status) is not None and status.full,
+                admitted=record.admitted and (status is None or status.admitted or not status.store),
+                replicas=record.replicas,
+                used_bytes=record.used_bytes,
             )
             for record in self.records()
         ]
+
+    def statuses(self) -> dict[int, Status]:
+        """Return the last status of every server that answers now."""
+        now = asyncio.get_running_loop().time()
+        return {
+            server.record.number: server.status
+            for server in self._servers.values()
+            if server.status is not None and now - server.heard_at <= DOWN_AFTER_S
+        }
+
+    def away_s(self, record: ChunkServer) -> float:
+        """Return for how long a server has not answered; 0 while it does.
+
+        A new leader has not waited itself and takes what the one before wrote down.
+        """
+        server = self._servers.get(record.id)
+        if server is None:
+            return 0.0
+        waited_s = asyncio.get_running_loop().time() - server.heard_at
+        if waited_s <= DOWN_AFTER_S:
+            return 0.0
+        return max(waited_s, since_utc_s(server.record.down_since))
 
     async def call(self, number: int, request: dict[str, Any], timeout_s: float) -> Any:
         """Ask one server; raise :class:`Unavailable` if it does not answer, :class:`NotFound` if it is not registered.
@@ -210,13 +265,13 @@ class Servers:
     async def _write(self, server: _Server, now: float) -> None:
         """Record what was learned if it matters or is old; a failure costs nothing, the next turn tries again."""
         live = server.live(now)
-        if not _matters(server.record, live) and (live.state == "down" or now - server.written_at < RECORD_EVERY_S):
+        if not _matters(server.record, live) and (live.down_since or now - server.written_at < RECORD_EVERY_S):
             return
-        seen = server.record.seen if live.state == "down" else now_utc()
 
         def change(record: ChunkServer) -> ChunkServer:
-            state = record.state if record.state == "draining" else live.state
-            return replace(live, state=state, rack=record.rack, host=record.host, address=record.address, seen=seen)
+            # From the stored one: what the operator and the admission wrote there must not be undone.
+            changed = server.live(now, record)
+            return replace(changed, seen=record.seen if changed.down_since else now_utc())
 
         try:
             server.record = await self._office.store.update(
@@ -228,8 +283,9 @@ class Servers:
 
 
 def _matters(stored: ChunkServer, live: ChunkServer) -> bool:
-    if (stored.state, stored.pid, stored.version) != (live.state, live.pid, live.version):
-        return True
+    for field in ("state", "pid", "version", "down_since"):
+        if getattr(stored, field) != getattr(live, field):
+            return True
     if stored.total_bytes != live.total_bytes:
         return True
     return abs(stored.free_bytes - live.free_bytes) > SPACE_STEP * live.total_bytes

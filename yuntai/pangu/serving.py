@@ -11,15 +11,16 @@ from msgspec.structs import replace
 from yuntai import log
 from yuntai.model.cluster import Volume
 from yuntai.pangu import layout, rules, wire
-from yuntai.pangu.errors import Conflict, PanguError, Unavailable
+from yuntai.pangu.errors import Conflict, NotFound, PanguError, Unavailable
 from yuntai.pangu.tokens import REFRESH_S
-from yuntai.pangu.units import volume_id, volume_number
+from yuntai.pangu.units import is_hydrated, volume_id, volume_number
 from yuntai.state import StateError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from yuntai.pangu.gateways import Gateways
+    from yuntai.pangu.mover import Mover
     from yuntai.pangu.office import Office
     from yuntai.pangu.servers import Servers
 
@@ -37,26 +38,29 @@ class Serving:
         self._office = office
         self._servers = servers
         self.gateways: Gateways  # set by the session: gateways and this know each other
+        self.mover: Mover  # likewise
         self._slots = asyncio.Semaphore(REOPENS_AT_ONCE_MAX)
         self._tasks: set[asyncio.Task[None]] = set()
         self._told_at: dict[str, float] = {}  # volume → when its gateway last got tokens and addresses
         self._told_addresses: dict[str, dict[int, str]] = {}
 
     async def open(self, volume: Volume) -> str:
-        """Have the volume's host serve it under its present generation; return the path of the NBD socket.
+        """Have the volume's holder serve it under its present generation; return the path of the NBD socket.
 
         Doing it again answers the same and brings fresh tokens and addresses.
         """
         number = volume_number(volume.id)
         servers = self._servers.by_number()
-        request = await layout.open_request(self._office.store, volume, servers, self._office.signer)
-        before = self.gateways.generation_open(volume.host, number)
+        host, moves = rules.holder(volume), () if volume.read_only else self.mover.moves_of(volume.id)
+        request = await layout.open_request(self._office.store, volume, servers, self._office.signer, moves)
+        before = self.gateways.generation_open(host, number)
         if before not in (0, volume.generation):
-            await self.close(volume.host, volume.id, before)
+            await self.close(host, volume.id, before)
         try:
-            opened = await self.gateways.call(volume.host, request, OPEN_TIMEOUT_S)
+            opened = await self.gateways.call(host, request, OPEN_TIMEOUT_S)
         except wire.Refused as error:
-            raise Conflict(f"the gateway of {volume.host} refuses to open {volume.id}: {error}") from error
+            raise Conflict(f"the gateway of {host} refuses to open {volume.id}: {error}") from error
+        self.mover.noted(volume.id, volume.generation, moves)
         self._told_at[volume.id] = time.monotonic()
         self._told_addresses[volume.id] = {number: server.address for number, server in servers.items()}
         await self._settle(volume)
@@ -91,9 +95,40 @@ class Serving:
         except StateError as error:
             _log.warning("gateway could not be compared with the records", gateway=host, error=str(error))
             return
-        here = {one.id for one in volumes if one.state == "attached" and one.host == host}
+        here = {one.id for one in volumes if one.state != "deleting" and rules.holder(one) == host}
         served = {volume_id(number) for number in self.gateways.all_open(host)}
         await asyncio.gather(*(self._one(host, volume) for volume in sorted(here | served)))
+
+    def is_open(self, volume: Volume) -> bool:
+        """Return whether the gateway that has a volume serves it under its present generation."""
+        host = rules.holder(volume)
+        return bool(host) and self.gateways.generation_open(host, volume_number(volume.id)) == volume.generation
+
+    async def dismiss(self, was: Volume) -> None:
+        """Tell whoever has a volume open to stop. Only a courtesy: it is fenced already, whether it hears or not."""
+        host = rules.holder(was)
+        generation = self.gateways.generation_open(host, volume_number(was.id)) if host else 0
+        if generation:
+            try:
+                await self.close(host, was.id, generation)
+            except (Unavailable, Conflict, NotFound) as error:
+                _log.info("former host not told", volume=was.id, host=host, error=str(error))
+
+    async def refresh_users(self, source: str) -> None:
+        """Tell every gateway where the replicas of ``source`` are now, if it reads from it for a clone.
+
+        Raise :class:`Unavailable` if one of them does not hear: it would go on reading where nothing is any more.
+        """
+        volumes = [one.value for one in await self._office.store.list(Volume)]
+        pending = [one.id for one in volumes if one.state != "deleting" and not is_hydrated(one)]
+        for user in rules.users_of(source, volumes, pending):
+            async with self._office.lock(user):
+                record = (await self._office.volume(user)).value
+                if not rules.holder(record) or record.state == "deleting":
+                    continue
+                if not self.is_open(record):
+                    raise Unavailable(f"{user}, a clone of {source}, is not open at {rules.holder(record)} yet")
+                await self.open(record)
 
     def reopen_soon(self, host: str, volume: str) -> None:
         """Compare one volume with its record in the background: its gateway said that it lost it."""
@@ -118,7 +153,7 @@ class Serving:
         generation = self.gateways.generation_open(host, volume_number(volume))
         found = await self._office.store.get(Volume, volume)
         record = found.value if found else None
-        if record is None or record.state != "attached" or record.host != host:
+        if record is None or record.state == "deleting" or rules.holder(record) != host:
             if generation:
                 _log.info("closing what should not be open", gateway=host, volume=volume, generation=generation)
                 await self.close(host, volume, generation)
@@ -128,6 +163,10 @@ class Serving:
                 await self.open(record)
             else:
                 await self.finish_snapshots(record)
+            return
+        if record.tended_by:
+            # It lost the volume, or never got it. Whether it is to be tended still is looked at anew.
+            await self._office.change(volume, rules.untended)
             return
         # Whatever served it before is gone or of another generation: only a new one is sure to be let in.
         granted = await self._office.change(volume, rules.reopen)

@@ -7,14 +7,21 @@ from typing import TYPE_CHECKING
 
 from yuntai import log
 from yuntai.pangu.accounts import Accounts
+from yuntai.pangu.admission import Admission
+from yuntai.pangu.atlas import Atlas
 from yuntai.pangu.changes import Changes
 from yuntai.pangu.desk import Desk
 from yuntai.pangu.garbage import Garbage
 from yuntai.pangu.gateways import Gateways
+from yuntai.pangu.healing import Healing
+from yuntai.pangu.holdings import Holdings
+from yuntai.pangu.mover import Mover
 from yuntai.pangu.servers import Servers
 from yuntai.pangu.serving import Serving
 from yuntai.pangu.snapshots import Snapshots
 from yuntai.pangu.sweeper import Sweeper
+from yuntai.pangu.tending import Tending
+from yuntai.pangu.tuning import Tuning
 from yuntai.pangu.volumes import Volumes
 
 if TYPE_CHECKING:
@@ -30,10 +37,19 @@ class Session:
         self.office = office
         self.servers = Servers(office)
         self.serving = Serving(office, self.servers)
-        self.gateways = Gateways(office, Desk(office, self.serving))
-        self.serving.gateways = self.gateways
+        self.atlas = Atlas(office)
+        self.gateways = Gateways(office)
+        self.tuning = Tuning(office, self.servers, self.gateways)
+        self.holdings = Holdings(office, self.servers, self.gateways, self.serving, self.tuning)
+        self.mover = Mover(office, self.servers, self.gateways, self.atlas, self.tuning, self.holdings)
+        self.gateways.handler = Desk(office, self.serving, self.mover)
+        self.serving.gateways, self.serving.mover = self.gateways, self.mover
+        self.holdings.mover = self.mover
+        self.tending = Tending(office, self.atlas, self.servers, self.gateways, self.serving, self.mover, self.tuning)
+        self.admission = Admission(office, self.servers, self.serving)
+        self.healing = Healing(self.atlas, self.servers, self.gateways)
         self.changes = Changes(office, self.servers)
-        self.garbage = Garbage(office, self.servers)
+        self.garbage = Garbage(office, self.servers, self.holdings)
         self.volumes = Volumes(office, self.servers, self.gateways, self.serving, self.garbage)
         self.sweeper = Sweeper(office, self.servers)
         self.accounts = Accounts(office, self.servers)
@@ -49,6 +65,13 @@ class Session:
                 group.create_task(self.garbage.run())
                 group.create_task(self.sweeper.run())
                 group.create_task(self.accounts.run())
+                group.create_task(self.atlas.run())
+                group.create_task(self.tuning.run())
+                group.create_task(self.mover.run())
+                group.create_task(self.tending.run())
+                group.create_task(self.admission.run())
+                group.create_task(self.healing.run())
+                group.create_task(self.holdings.run())
         finally:
             await self.serving.stop()
             _log.info("no longer leading", master=self.office.name)

@@ -71,13 +71,14 @@ class Volumes:
             _check_source(source.value, wanted.source.node, wanted.size_bytes)
             compare.append(Present(Volume, source.value.id))
         await self._servers.ready()
-        chunks = placement.place(
-            self._servers.candidates(), chunk_count(wanted.size_bytes), seed=volume_number(volume_id)
-        )
-        volume = Volume(id=volume_id, size_bytes=wanted.size_bytes, source=wanted.source, created=now_utc())
-        records = [volume, *layout.placement_records(volume_id, chunks), *([token] if token else [])]
-        if not await self._office.store.txn(compare=[self._office.guard, *compare], put=records):
-            return None
+        async with self._office.placing:
+            chunks = placement.place(
+                self._servers.candidates(), chunk_count(wanted.size_bytes), seed=volume_number(volume_id)
+            )
+            volume = Volume(id=volume_id, size_bytes=wanted.size_bytes, source=wanted.source, created=now_utc())
+            records = [volume, *layout.placement_records(volume_id, chunks), *([token] if token else [])]
+            if not await self._office.store.txn(compare=[self._office.guard, *compare], put=records):
+                return None
         _log.info("volume created", volume=volume_id, size_bytes=wanted.size_bytes, chunks=len(chunks))
         return volume
 
@@ -111,9 +112,11 @@ class Volumes:
             def mark(volume: Volume) -> Volume:
                 if volume.state == "attached":
                     raise Conflict(f"volume {volume_id} is attached to {volume.host}; detach it first")
-                return replace(volume, state="deleting")
+                return replace(rules.untended(volume), state="deleting")
 
+            was = (await self._office.volume(volume_id)).value
             marked = await self._office.change(volume_id, mark)
+            await self._serving.dismiss(was)
         self._garbage.wake()
         return marked
 
@@ -129,18 +132,10 @@ class Volumes:
             granted = await self._office.change(volume_id, lambda current: rules.attach(current, want, served))
             if granted.generation != was.generation:
                 _log.info("volume granted", volume=volume_id, host=want.host, generation=granted.generation)
-            if was.state == "attached" and was.host != want.host:
-                await self._dismiss(was)
+            if rules.holder(was) not in ("", want.host):
+                await self._serving.dismiss(was)
             socket = await self._serving.open(granted)
         return Attached(volume=volume_id, generation=granted.generation, socket=socket, uri=nbd_uri(volume_id, socket))
-
-    async def _dismiss(self, was: Volume) -> None:
-        """Tell the former host to stop. Only a courtesy: the new generation fences it, whether it hears or not."""
-        if self._gateways.generation_open(was.host, volume_number(was.id)):
-            try:
-                await self._serving.close(was.host, was.id, was.generation)
-            except (Unavailable, Conflict, NotFound) as error:
-                _log.info("former host not told", volume=was.id, host=was.host, error=str(error))
 
     async def detach(self, volume_id: str, host: str, *, force: bool) -> Volume:
         """Have the gateway flush and let go, then record it. Fine if it is not attached."""
@@ -169,7 +164,10 @@ class Volumes:
         """Grow a volume, also while it is served."""
         check_size(size_bytes)
         async with self._office.lock(volume_id):
+            was = (await self._office.volume(volume_id)).value
             volume = await self._grow(volume_id, size_bytes)
+            if was.tended_by and not volume.tended_by:
+                await self._serving.dismiss(was)
             if volume.state == "attached":
                 chunks = await layout.load_chunks(self._office.store, volume)
                 request = layout.resize_request(volume, chunks, self._servers.by_number())
@@ -201,18 +199,27 @@ class Volumes:
             records = layout.placement_records(volume_id, [*old, *new], first_changed=len(old)) if added else []
             # A volume that needs no source goes on needing none: what is added was never in the source.
             hydrated = chunk_count(size_bytes) if is_hydrated(volume) and volume.source else volume.hydrated_chunks
-            grown = replace(volume, size_bytes=size_bytes, hydrated_chunks=hydrated)
-            if await self._office.write([found], [grown, *records]):
-                return grown
+            grown = replace(rules.untended(volume), size_bytes=size_bytes, hydrated_chunks=hydrated)
+            async with self._office.placing:
+                if not self._known(new):
+                    continue
+                if await self._office.write([found], [grown, *records]):
+                    return grown
         raise Unavailable(f"volume {volume_id} kept changing while it was being resized; try again")
+
+    def _known(self, chunks: layout.Chunks) -> bool:
+        """Return whether every server that was chosen is still registered and takes chunks."""
+        usable = {one.number for one in self._servers.candidates() if not placement.rejection(one)}
+        return all(number in usable for replicas in chunks for number in replicas)
 
     async def stats(self, volume_id: str) -> dict[str, Any]:
         """Return what the volume's gateway says of it now; empty when it is not served."""
         volume = (await self._office.volume(volume_id)).value
-        if volume.state != "attached":
+        host = rules.holder(volume)
+        if not host:
             return {}
         number = volume_number(volume_id)
-        status = await self._gateways.refresh(volume.host)
+        status = await self._gateways.refresh(host)
         return next((dict(one) for one in status.get("volumes", ()) if one.get("volume") == number), {})
 
     async def placement(self, volume_id: str) -> list[tuple[int, ...]]:  # type: ignore[valid-type]

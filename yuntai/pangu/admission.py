@@ -1,0 +1,118 @@
+"""Lets gateways in at chunk servers with a new store, after nothing counts any more on what the disk before it had.
+
+A server tells the random name of its store. A name that is not the recorded one means another disk, or an emptied one.
+In this order, each step in etcd or durable at the server before the next:
+
+1. the record takes the new name, not admitted: from here on no move to the server is committed;
+2. the server leaves the in-sync set of every volume that has a replica placed there. The placements are listed after
+   step 1, so none that names the server can have been missed;
+3. gateways that read from the server for clones hear that it does not count: it would answer "nothing here", and they
+   would take that for zeros;
+4. the server is told to let gateways in, and the record says so.
+
+What is missing is then copied there by whoever has the volume open, as after any absence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from yuntai import log
+from yuntai.model.cluster import ChunkServer, Placement, Volume
+from yuntai.pangu import rules, wire
+from yuntai.pangu.errors import NotFound, PanguError
+from yuntai.state import StateError
+
+if TYPE_CHECKING:
+    from yuntai.pangu.office import Office
+    from yuntai.pangu.servers import Servers, Status
+    from yuntai.pangu.serving import Serving
+
+EVERY_S = 0.5
+ADMIT_TIMEOUT_S = 10.0
+
+_log = log.get("admission")
+
+
+class Admission:
+    """A loop over the servers' statuses."""
+
+    def __init__(self, office: Office, servers: Servers, serving: Serving) -> None:
+        self._office = office
+        self._servers = servers
+        self._serving = serving
+
+    async def run(self) -> None:
+        """Admit until cancelled."""
+        while True:
+            for number, status in self._servers.statuses().items():
+                try:
+                    await self.look(number, status)
+                except (PanguError, StateError, wire.Refused) as error:
+                    _log.info("a new store has to wait", server=f"cs-{number}", error=str(error))
+            await asyncio.sleep(EVERY_S)
+
+    async def look(self, number: int, status: Status) -> None:
+        """Do what one server's store makes necessary; every step may be done again."""
+        if not status.store:
+            return  # a program from before stores had names
+        found = await self._office.store.get(ChunkServer, f"cs-{number}") if self._suspect(number, status) else None
+        if found is None:
+            return
+        record = found.value
+        first = not record.store and status.admitted
+        if record.store != status.store and not first:
+            if status.admitted and record.store:
+                # It lets gateways in that may still count on the other disk: as quickly as can be.
+                _log.error("a disk was exchanged for one of another server", server=record.id, store=status.store)
+            await self._write(record.id, status.store, admitted=False)
+        elif first:
+            await self._write(record.id, status.store, admitted=True)
+            return
+        await self._discount(number)
+        await self._servers.call(number, {"op": "admit", "store": status.store}, ADMIT_TIMEOUT_S)
+        await self._write(record.id, status.store, admitted=True)
+        _log.info("a store was admitted", server=record.id, store=status.store)
+
+    def _suspect(self, number: int, status: Status) -> bool:
+        known = self._servers.by_number().get(number)
+        return known is not None and not (known.admitted and status.admitted and known.store == status.store)
+
+    async def _write(self, server: str, store: str, *, admitted: bool) -> None:
+        def change(record: ChunkServer) -> ChunkServer:
+            return replace(record, store=store, admitted=admitted)
+
+        await self._office.store.update(ChunkServer, server, change, guard=[self._office.guard])
+
+    async def _discount(self, number: int) -> None:
+        """Take the server out of the in-sync set of every volume with a replica there, and tell who reads there."""
+        placed = {
+            record.value.id.partition(".")[0]
+            for record in await self._office.store.list(Placement)
+            if any(number in replicas for replicas in set(record.value.chunks))
+        }
+        for volume in sorted(placed):
+            try:
+                await self._office.change(volume, lambda current: rules.replaced_disk(current, number))
+                _log.warning("a disk was replaced: its replicas count no more", volume=volume, server=f"cs-{number}")
+            except NotFound:
+                continue
+        for volume in sorted(placed):
+            await self._tell(volume)
+
+    async def _tell(self, volume: str) -> None:
+        found = await self._office.store.get(Volume, volume)
+        if found is None:
+            return
+        await self._serving.refresh_users(volume)
+        try:
+            async with self._office.lock(volume):
+                record = (await self._office.volume(volume)).value
+                if record.state != "deleting" and self._serving.is_open(record):
+                    await self._serving.open(record)
+        except PanguError as error:
+            # Only sooner this way: at the first claim its gateway sees that nothing is there.
+            _log.info("the volume's own gateway was not told", volume=volume, error=str(error))
