@@ -16,6 +16,7 @@ from yuntai.state import Deleted, Put, Reset
 
 if TYPE_CHECKING:
     from yuntai.pangu.office import Office
+    from yuntai.pangu.planner import View
     from yuntai.pangu.rules import Replicas
 
 
@@ -51,6 +52,15 @@ class Atlas:
         found = list(itertools.chain.from_iterable(records[index] for index in range(len(records))))
         wanted = chunk_count(volume.size_bytes)
         return found[:wanted] if len(found) >= wanted else []
+
+    def bad(self, view: View) -> frozenset[Replicas]:
+        """Return the sets of replicas, among all that were ever seen, of which something must move."""
+        nowhere: frozenset[int] = frozenset()
+        return frozenset(replicas for replicas in self._known if view.verdict(replicas, nowhere) is not None)
+
+    def touches(self, volume_id: str, sets: frozenset[Replicas]) -> bool:
+        """Return whether a chunk of the volume is placed on one of these sets."""
+        return any(not sets.isdisjoint(record) for record in self._placements.get(volume_id, {}).values())
 
     def on_server(self, volume_id: str, number: int) -> bool:
         """Return whether a replica of the volume has its place on a server."""

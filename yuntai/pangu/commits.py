@@ -81,11 +81,28 @@ async def _commit(
             *(Unchanged(server) for server in servers if server.value.number in joining),
         ]
         # The volume's record is written too: whoever decided by the placement before compares it, and looks again.
-        put = [replace(volume.value, placed=volume.value.placed + len(outcome.changed))]
+        stale = await _stale(office, volume.value, records, outcome.changed)
+        put = [replace(volume.value, placed=volume.value.placed + len(outcome.changed), stale=stale)]
         if await office.store.txn(compare=compare, put=[*put, *_changed(records, outcome.changed)]):
             mover.done(volume_name, outcome.done)
             return _answer(volume_name, outcome)
     return {"answer": "refused", "reason": f"{volume_name} kept changing; ask again"}
+
+
+async def _stale(
+    office: Office, volume: Volume, records: dict[int, Versioned[Placement]], changed: dict[int, Replicas]
+) -> dict[str, str]:
+    """Return the servers that are out of the in-sync set, without those that have no place in the volume any more.
+
+    Records that this transaction does not compare may be read here: whoever changes them writes the volume's too.
+    """
+    if not volume.stale:
+        return {}
+    placed = {number for replicas in (_chunks(records) | changed).values() for number in replicas}
+    for record in await office.store.list(Placement, f"{volume.id}."):
+        if int(record.value.id.rpartition(".")[2]) not in records:
+            placed.update(number for replicas in set(record.value.chunks) for number in replicas)
+    return {number: why for number, why in volume.stale.items() if int(number) in placed}
 
 
 async def _records(office: Office, volume: str, moves: list[Move]) -> dict[int, Versioned[Placement]]:

@@ -60,7 +60,8 @@ class Desk:
         self._mover = mover
 
     async def reconcile(self, host: str) -> None:
-        """See :meth:`yuntai.pangu.serving.Serving.reconcile`."""
+        """See :meth:`yuntai.pangu.serving.Serving.reconcile`. What is under way there goes on."""
+        self._mover.adopt(host)
         await self._serving.reconcile(host)
 
     async def answer_event(self, host: str, event: dict[str, Any]) -> dict[str, Any]:

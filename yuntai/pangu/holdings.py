@@ -5,8 +5,8 @@ A replica is dropped only if all of this holds:
 1. the server said that it has it (:data:`Inventory`), *then* the volume and its placement were read from etcd, and
    they do not name the server for that chunk. Read the other way round, a replica that was placed in between would
    look like one that nothing names;
-2. no move to the server is wanted, and the gateway that has the volume open has taken over this master's own list and
-   says that no replica is joining there: a ``Moved`` that is on its way would make the replica count;
+2. no move to the server is wanted, and the gateway that has the volume open, after it got this master's own list, does
+   not name one as under way: nothing of a move is in etcd, and a ``Moved`` would make the replica count;
 3. from the reading until the server has answered this master commits no move of the volume (the volume's lock);
 4. no other master does: each tells every server its term before it wants a move to it, and a server refuses to drop
    for a lower term. A dead master's request that is still in the network comes too late;
@@ -31,7 +31,6 @@ from yuntai.state import StateError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from yuntai.pangu.gateways import Gateways
     from yuntai.pangu.mover import Mover
     from yuntai.pangu.office import Office
     from yuntai.pangu.planner import Need
@@ -50,10 +49,9 @@ _log = log.get("holdings")
 class Holdings:
     """Asks servers what they hold, and frees what nobody needs."""
 
-    def __init__(self, office: Office, servers: Servers, gateways: Gateways, serving: Serving, tuning: Tuning) -> None:
+    def __init__(self, office: Office, servers: Servers, serving: Serving, tuning: Tuning) -> None:
         self._office = office
         self._servers = servers
-        self._gateways = gateways
         self._serving = serving
         self._tuning = tuning
         self.mover: Mover  # set by the session: it and this know each other
@@ -172,21 +170,13 @@ class Holdings:
 
     async def _joining(self, volume: Volume) -> set[tuple[int, int]] | None:
         """Return (chunk, server) of replicas that are joining; ``None`` if that cannot be told now."""
-        host, number = rules.holder(volume), volume_number(volume.id)
-        if not host:
+        if not rules.holder(volume):
             # Whoever had it open is of an older generation, and what it says of moves is not believed.
             return set()
         if volume.read_only:
             return set()
-        if not self.mover.knows(volume.id, volume.generation):
-            await self.mover.tell(volume)
-        if not self.mover.knows(volume.id, volume.generation):
-            return None
-        status = await self._gateways.refresh(host)
-        for one in status.get("volumes", ()):
-            if one.get("volume") == number and one.get("generation") == volume.generation and "moves" in one:
-                return {(int(move["chunk"]), int(move["to"])) for move in one["moves"]}
-        return None
+        under_way = await self.mover.tell(volume)
+        return None if under_way is None else {(move.chunk, move.to) for move in under_way}
 
     async def _no_record(self, number: int, volume: str) -> None:
         """Delete what is left of a deleted volume; of one that was never heard of, only after a long while.

@@ -7,28 +7,31 @@ again, and what a gateway had finished by then is committed by whoever leads whe
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import msgspec
 from msgspec.structs import replace as with_fields
 
 from yuntai import log
 from yuntai.pangu import layout, planner, rules, wire
 from yuntai.pangu.errors import NotFound, PanguError, Unavailable
+from yuntai.pangu.moves import Move
 from yuntai.pangu.schedule import Schedule, Volumes, schedule
-from yuntai.pangu.units import volume_number
+from yuntai.pangu.units import volume_id, volume_number
 from yuntai.state import StateError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from yuntai.model.cluster import Volume
     from yuntai.pangu.atlas import Atlas
     from yuntai.pangu.gateways import Gateways
     from yuntai.pangu.holdings import Holdings
-    from yuntai.pangu.moves import Move
     from yuntai.pangu.office import Office
+    from yuntai.pangu.rules import Replicas
     from yuntai.pangu.servers import Servers
     from yuntai.pangu.tuning import Tuning
 
@@ -78,13 +81,17 @@ class Mover:
         """Return what is wanted of a volume now."""
         return self.plan.wanted.get(volume_id, ())
 
-    def noted(self, volume_id: str, generation: int, moves: tuple[Move, ...]) -> None:
+    def noted(self, volume: str, generation: int, moves: tuple[Move, ...]) -> None:
         """Note what an open has told the gateway."""
-        self._told[volume_id] = (generation, moves)
+        self._told[volume] = (generation, moves)
 
-    def knows(self, volume_id: str, generation: int) -> bool:
-        """Return whether this master's own list has reached the volume's gateway under this generation."""
-        return self._told.get(volume_id, (0, ()))[0] == generation
+    def adopt(self, host: str) -> None:
+        """Take over moves that a former master began at a gateway, so that its work there is not thrown away."""
+        for where, stats in self._gateways.stats():
+            volume = volume_id(int(stats["volume"]))
+            if where == host and volume not in self._told and volume not in self.plan.wanted and stats.get("moves"):
+                with contextlib.suppress(msgspec.ValidationError):
+                    self.plan.wanted[volume] = msgspec.convert(stats["moves"], tuple[Move, ...])
 
     def done(self, volume_id: str, moves: Iterable[Move]) -> None:
         """Note what was committed."""
@@ -120,7 +127,7 @@ class Mover:
         records = self._atlas.volumes
         volumes = Volumes(
             records=records,
-            chunks={volume_id: self._atlas.chunks(volume_id) for volume_id in concerned},
+            chunks=_Chunks(self._atlas),
             open=frozenset(v for v in concerned if v in records and self._open_at(records[v])),
         )
         self._earn()
@@ -157,10 +164,14 @@ class Mover:
         left: dict[int, int] = {}
         urgent: dict[int, int] = {}
         balance = planner.REASONS.index(planner.BALANCE)
-        for turn, (volume_id, volume) in enumerate(list(self._atlas.volumes.items())):
+        # Whether anything must move depends on the set of replicas alone, and copysets make those few.
+        bad = self._atlas.bad(self.view)
+        for turn, (volume_id, volume) in enumerate(list(self._atlas.volumes.items()) if bad else ()):
             if turn % VOLUMES_PER_BREATH == 0:
                 await asyncio.sleep(0)
             if volume.state == "deleting" or (volume.state == "attached" and volume.read_only):
+                continue
+            if not self._atlas.touches(volume_id, bad):
                 continue
             for need in planner.needs(volume_id, self._atlas.chunks(volume_id), volume.stale, self.view):
                 if need.reason == balance and not self._holdings.has(need):
@@ -195,11 +206,14 @@ class Mover:
             *(self.tell(v) for v in volumes if self._told.get(v.id) != (v.generation, self.moves_of(v.id)))
         )
 
-    async def tell(self, volume: Volume) -> None:
-        """Give the gateway that has the volume open the whole list."""
+    async def tell(self, volume: Volume) -> list[Move] | None:
+        """Give the gateway that has the volume open the whole list; return what it says is under way there.
+
+        ``None``: it cannot be told, or does not say.
+        """
         host, moves = self._open_at(volume), self.moves_of(volume.id)
         if not host:
-            return
+            return None
         servers = self._servers.by_number()
         request = {
             "op": "moves",
@@ -209,11 +223,41 @@ class Mover:
             "servers": layout.addresses([*self._atlas.chunks(volume.id), *((move.to,) for move in moves)], servers),
         }
         try:
-            await self._gateways.call(host, request, MOVES_TIMEOUT_S)
+            told = msgspec.convert(await self._gateways.call(host, request, MOVES_TIMEOUT_S), _Told)
         except wire.Refused as error:
             _log.warning("moves were refused", volume=volume.id, gateway=host, error=str(error))
-            return
-        except (Unavailable, NotFound) as error:
+            return None
+        except (Unavailable, NotFound, msgspec.ValidationError) as error:
             _log.info("moves not told yet", volume=volume.id, gateway=host, error=str(error))
-            return
+            return None
         self._told[volume.id] = (volume.generation, moves)
+        for one in told.refused:
+            _log.info("a move has to wait", volume=volume.id, chunk=one.chunk, to=f"cs-{one.to}", why=one.reason)
+        return None if told.under_way is None else list(told.under_way)
+
+
+class _Waits(msgspec.Struct, frozen=True):
+    """A move that a gateway does not begin now."""
+
+    chunk: int
+    to: int
+    reason: str
+
+
+class _Told(msgspec.Struct, frozen=True):
+    """A gateway's answer to the list of moves."""
+
+    under_way: tuple[Move, ...] | None = None
+    refused: tuple[_Waits, ...] = ()
+
+
+class _Chunks(dict[str, "Sequence[Replicas]"]):
+    """The placements of volumes, put together when they are asked for."""
+
+    def __init__(self, atlas: Atlas) -> None:
+        super().__init__()
+        self._atlas = atlas
+
+    def __missing__(self, volume_id: str) -> Sequence[Replicas]:
+        found = self[volume_id] = self._atlas.chunks(volume_id)
+        return found

@@ -11,11 +11,13 @@ stored with the volume and never computed again, so a server that comes or goes 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import math
 import random
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from yuntai.pangu.errors import NoPlacement
 from yuntai.pangu.units import REPLICAS
@@ -74,6 +76,16 @@ def place(servers: list[Candidate], chunks: int, seed: int) -> list[tuple[int, .
 
 def copysets(servers: list[Candidate]) -> list[tuple[int, ...]]:
     """Return the groups of three servers in three racks that may share chunks; every server is in at least one."""
+    return _copysets(tuple(_Place(server.number, server.rack) for server in servers))
+
+
+class _Place(NamedTuple):
+    number: int
+    rack: str
+
+
+@functools.lru_cache(maxsize=4)
+def _copysets(servers: tuple[_Place, ...]) -> list[tuple[int, ...]]:
     groups: dict[tuple[int, ...], None] = {}
     for permutation in range(-(-SCATTER_WIDTH // (REPLICAS - 1))):
         order = sorted(servers, key=lambda server: _hash(permutation, server.number))
@@ -104,10 +116,10 @@ def _weights(groups: list[tuple[int, ...]], free: dict[int, int]) -> list[float]
     return weights
 
 
-def _cut(order: list[Candidate]) -> list[list[Candidate]]:
+def _cut(order: list[_Place]) -> list[list[_Place]]:
     """Cut a permutation into groups over distinct racks; servers left over join members of groups already made."""
     left = list(order)
-    groups: list[list[Candidate]] = []
+    groups: list[list[_Place]] = []
     while left:
         # Fullest racks first: otherwise one large rack is left over and all its servers pair with the same few.
         sizes: dict[str, int] = {}

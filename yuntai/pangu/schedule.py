@@ -101,7 +101,6 @@ class _Maker:
 
 
 def _goes_on(volume_id: str, move: Move, volumes: Volumes, view: planner.View) -> bool:
-    chunks = volumes.chunks.get(volume_id, ())
-    if volume_id not in volumes.records or move.chunk >= len(chunks):
+    if volume_id not in volumes.records or move.chunk >= len(volumes.chunks[volume_id]):
         return False
-    return planner.still_wanted(move, chunks[move.chunk], volumes.records[volume_id].stale, view)
+    return planner.still_wanted(move, volumes.chunks[volume_id][move.chunk], volumes.records[volume_id].stale, view)

@@ -17,8 +17,9 @@ from yuntai.pangu.units import is_hydrated, volume_id, volume_number
 from yuntai.state import StateError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
+    from yuntai.pangu.atlas import Atlas
     from yuntai.pangu.gateways import Gateways
     from yuntai.pangu.mover import Mover
     from yuntai.pangu.office import Office
@@ -39,6 +40,7 @@ class Serving:
         self._servers = servers
         self.gateways: Gateways  # set by the session: gateways and this know each other
         self.mover: Mover  # likewise
+        self.atlas: Atlas
         self._slots = asyncio.Semaphore(REOPENS_AT_ONCE_MAX)
         self._tasks: set[asyncio.Task[None]] = set()
         self._told_at: dict[str, float] = {}  # volume → when its gateway last got tokens and addresses
@@ -90,11 +92,8 @@ class Serving:
 
     async def reconcile(self, host: str) -> None:
         """Open what should be open at a gateway and is not, close what should not be, renew old tokens."""
-        try:
-            volumes = [one.value for one in await self._office.store.list(Volume)]
-        except StateError as error:
-            _log.warning("gateway could not be compared with the records", gateway=host, error=str(error))
-            return
+        await self.atlas.ready()
+        volumes = self.atlas.volumes.values()
         here = {one.id for one in volumes if one.state != "deleting" and rules.holder(one) == host}
         served = {volume_id(number) for number in self.gateways.all_open(host)}
         await asyncio.gather(*(self._one(host, volume) for volume in sorted(here | served)))
@@ -130,9 +129,16 @@ class Serving:
                     raise Unavailable(f"{user}, a clone of {source}, is not open at {rules.holder(record)} yet")
                 await self.open(record)
 
+    def dismiss_soon(self, was: Volume) -> None:
+        """Do the same in the background: one that hangs must not hold up whoever comes next."""
+        self._begin(self.dismiss(was))
+
     def reopen_soon(self, host: str, volume: str) -> None:
         """Compare one volume with its record in the background: its gateway said that it lost it."""
-        task = asyncio.create_task(self._one(host, volume))
+        self._begin(self._one(host, volume))
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

@@ -40,10 +40,10 @@ class Session:
         self.atlas = Atlas(office)
         self.gateways = Gateways(office)
         self.tuning = Tuning(office, self.servers, self.gateways)
-        self.holdings = Holdings(office, self.servers, self.gateways, self.serving, self.tuning)
+        self.holdings = Holdings(office, self.servers, self.serving, self.tuning)
         self.mover = Mover(office, self.servers, self.gateways, self.atlas, self.tuning, self.holdings)
         self.gateways.handler = Desk(office, self.serving, self.mover)
-        self.serving.gateways, self.serving.mover = self.gateways, self.mover
+        self.serving.gateways, self.serving.mover, self.serving.atlas = self.gateways, self.mover, self.atlas
         self.holdings.mover = self.mover
         self.tending = Tending(office, self.atlas, self.servers, self.gateways, self.serving, self.mover, self.tuning)
         self.admission = Admission(office, self.servers, self.serving)

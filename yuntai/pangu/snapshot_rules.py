@@ -108,7 +108,8 @@ def rollback(volume: Volume, node: int, token: str) -> Volume:
         )
     require_snapshot(volume, node)
     kept = (*volume.rollbacks, token)[-TOKENS_KEPT:] if token else volume.rollbacks
-    return replace(volume, parents=(*volume.parents, node), head=len(volume.parents), rollbacks=kept)
+    grown = (*volume.parents, node)
+    return replace(volume, parents=grown, head=len(volume.parents), rollbacks=kept, tended_by="")
 
 
 def named(volume: Volume, key: str) -> int:

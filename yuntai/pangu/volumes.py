@@ -133,7 +133,7 @@ class Volumes:
             if granted.generation != was.generation:
                 _log.info("volume granted", volume=volume_id, host=want.host, generation=granted.generation)
             if rules.holder(was) not in ("", want.host):
-                await self._serving.dismiss(was)
+                self._serving.dismiss_soon(was)
             socket = await self._serving.open(granted)
         return Attached(volume=volume_id, generation=granted.generation, socket=socket, uri=nbd_uri(volume_id, socket))
 

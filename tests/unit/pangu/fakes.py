@@ -82,6 +82,46 @@ class FakeServer(Fake):
         self.sweeps: list[dict[str, Any]] = []
         self.accounts: list[dict[str, Any]] = []
         self.turns = 0
+        self.total_bytes = 1000 << 30
+        self.store, self.admitted = f"store-{number}", True
+        self.term = 0
+        self.tunables: dict[str, int] = {}
+        self.held: dict[int, dict[int, dict[str, Any]]] = {}  # volume → chunk → its state
+        self.damaged: list[dict[str, int]] = []
+
+    def swap_disk(self) -> None:
+        """Be the same server with another, empty disk."""
+        self.store, self.admitted, self.held, self.damaged = f"new-{self.store}", False, {}, []
+
+    def hold(self, volume: int, chunk: int, sequence: int = 1) -> None:
+        position = {"generation": 1, "sequence": sequence}
+        self.held.setdefault(volume, {})[chunk] = {"chunk": chunk, "position": position, "rebuilding": False}
+
+    def work(self, request: dict[str, Any]) -> Any:
+        match request["op"]:
+            case "volumes":
+                return sorted(self.held)
+            case "inventory":
+                return list(self.held.get(request["volume"], {}).values())
+            case "admit":
+                if request["store"] != self.store:
+                    raise wire.Refused("another store is here")
+                self.admitted = True
+                return True
+            case "tune":
+                self.tunables = request["tunables"]
+                return {}
+            case "drop_chunks":
+                if request["term"] < self.term:
+                    raise wire.Refused(f"term {self.term} was heard of")
+                self.term = request["term"]
+                held = self.held.get(request["volume"], {})
+                for state in request["chunks"]:
+                    if held.get(state["chunk"]) == state:
+                        del held[state["chunk"]]
+                return [state["chunk"] for state in request["chunks"] if state["chunk"] not in held]
+            case _:
+                return {}
 
     def usage(self, request: dict[str, Any]) -> list[dict[str, int]]:
         """Say that each chunk that is asked for has one block of 4 KiB in each layer from 1 on."""
@@ -105,6 +145,7 @@ class FakeServer(Fake):
             return self.answers[request["op"]](request)
         if request["op"] == "delete_volume":
             self.replicas.deleted.add(request["volume"])
+            self.held.pop(request["volume"], None)
             return True
         if request["op"] == "sweep":
             self.sweeps.append(request)
@@ -115,19 +156,24 @@ class FakeServer(Fake):
             self.turns += 1
             layers = self.usage(request) if self.turns % 2 == 0 else []
             return {"done": self.turns % 2 == 0, "layers": layers}
-        total = 1000 << 30
+        if request["op"] != "status":
+            return self.work(request)
+        total = self.total_bytes
         return {
             "server": self.number,
             "pid": os.getpid(),
             "version": "fake",
             "replicas": 7,
             "volumes": 1,
-            "used_bytes": total - self.free_bytes,
+            "used_bytes": 7 * (32 << 20),
             "free_bytes": self.free_bytes,
             "total_bytes": total,
             "journal_bytes": 0,
             "damaged_blocks": 0,
             "full": False,
+            "store": self.store,
+            "admitted": self.admitted,
+            "damaged": self.damaged,
         }
 
 
@@ -144,6 +190,8 @@ class FakeGateway(Fake):
         self.masters: list[asyncio.StreamWriter] = []
         self.answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self.numbers = itertools.count(1)
+        self.tunables: dict[str, int] = {}
+        self.under_way: dict[int, list[dict[str, int]]] = {}  # volume → moves, as the last list had them
 
     async def restart(self) -> None:
         """Lose everything in memory, as a killed process does."""
@@ -188,29 +236,44 @@ class FakeGateway(Fake):
             answer = {"error": str(error)}
         writer.write(wire.frame_bytes(wire.CONTROL_REPLY, frame.request_id, answer))
 
+    def handle_many(self, request: dict[str, Any]) -> Any:
+        """Answer what is not about one volume."""
+        if request["op"] == "tune":
+            self.tunables = request["tunables"]
+            return {}
+        for one in request["volumes"]:
+            if self.open.get(one["volume"], {}).get("generation") != one["generation"]:
+                raise wire.Refused(f"volume {one['volume']} is not open under {one['generation']}")
+        for one in request["volumes"]:
+            self.open[one["volume"]].update(one)
+        return {}
+
+    def opened(self, request: dict[str, Any]) -> Any:
+        volume, current = request["volume"], self.open.get(request["volume"])
+        _, generation, _ = _native.check_token(TOKEN_SECRET, request["token"], 0)
+        assert generation == (0 if request["read_only"] else request["generation"])
+        if current is not None and current["generation"] != request["generation"]:
+            raise wire.Refused(f"generation {current['generation']} is open here")
+        if not request["read_only"]:
+            self.replicas.claim(volume, request["generation"], self.session)
+        self.open[volume] = dict(request)
+        self.under_way[volume] = request["moves"]
+        return {"socket": f"/run/yuntai/nbd/{request['export']}.sock", "generation": request["generation"]}
+
     def handle(self, request: dict[str, Any]) -> Any:
         if request["op"] == "status":
-            opened = [{"volume": v, "generation": o["generation"], "writes": 5} for v, o in self.open.items()]
+            opened = [
+                {"volume": v, "generation": o["generation"], "writes": 5, "moves": self.under_way.get(v, [])}
+                for v, o in self.open.items()
+            ]
             return {"volumes": opened, "pid": os.getpid(), "version": "fake"}
         self.requests.append(request)
-        if request["op"] == "snapshot_group":
-            for one in request["volumes"]:
-                if self.open.get(one["volume"], {}).get("generation") != one["generation"]:
-                    raise wire.Refused(f"volume {one['volume']} is not open under {one['generation']}")
-            for one in request["volumes"]:
-                self.open[one["volume"]].update(one)
-            return {}
+        if "volume" not in request:
+            return self.handle_many(request)
         volume = request["volume"]
         current = self.open.get(volume)
         if request["op"] == "open":
-            _, generation, _ = _native.check_token(TOKEN_SECRET, request["token"], 0)
-            assert generation == (0 if request["read_only"] else request["generation"])
-            if current is not None and current["generation"] != request["generation"]:
-                raise wire.Refused(f"generation {current['generation']} is open here")
-            if not request["read_only"]:
-                self.replicas.claim(volume, request["generation"], self.session)
-            self.open[volume] = dict(request)
-            return {"socket": f"/run/yuntai/nbd/{request['export']}.sock", "generation": request["generation"]}
+            return self.opened(request)
         if current is not None and current["generation"] != request["generation"]:
             raise wire.Refused(f"generation {current['generation']} is open here, not {request['generation']}")
         if request["op"] == "close":
@@ -218,5 +281,8 @@ class FakeGateway(Fake):
             return {}
         if current is None:
             raise wire.Refused("the volume is not open here")
+        if request["op"] == "moves":
+            self.under_way[volume] = request["moves"]
+            return {"under_way": self.under_way[volume], "refused": []}
         current.update(request)
         return {}
