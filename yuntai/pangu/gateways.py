@@ -57,6 +57,7 @@ class Gateways:
         self._office = office
         self.handler: Handler  # set by the session
         self._gateways: dict[str, _Gateway] = {}
+        self._listed = False
         self._event_slots = asyncio.Semaphore(EVENTS_AT_ONCE_MAX)
 
     async def run(self) -> None:
@@ -70,6 +71,7 @@ class Gateways:
                                 await self._forget(gone)
                             for record in records:
                                 await self._learn(record.value)
+                            self._listed = True
                         case Put(record=record):
                             await self._learn(record.value)
                         case Deleted(id=gone):
@@ -81,6 +83,8 @@ class Gateways:
     def record(self, host: str) -> Gateway:
         """Return the registration of a host's gateway; raise :class:`NotFound`."""
         known = self._gateways.get(host)
+        if known is None and not self._listed:
+            raise Unavailable("this master leads since a moment ago and does not know the gateways yet; try again")
         if known is None:
             raise NotFound(
                 f"host {host} has no registered gateway; start its agent, or run `python -m yuntai.pangu.register`"

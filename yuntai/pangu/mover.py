@@ -166,14 +166,14 @@ class Mover:
         balance = planner.REASONS.index(planner.BALANCE)
         # Whether anything must move depends on the set of replicas alone, and copysets make those few.
         bad = self._atlas.bad(self.view)
-        for turn, (volume_id, volume) in enumerate(list(self._atlas.volumes.items()) if bad else ()):
+        for turn, (name, volume) in enumerate(list(self._atlas.volumes.items()) if bad else ()):
             if turn % VOLUMES_PER_BREATH == 0:
                 await asyncio.sleep(0)
             if volume.state == "deleting" or (volume.state == "attached" and volume.read_only):
                 continue
-            if not self._atlas.touches(volume_id, bad):
+            if not self._atlas.touches(name, bad):
                 continue
-            for need in planner.needs(volume_id, self._atlas.chunks(volume_id), volume.stale, self.view):
+            for need in planner.needs(name, self._atlas.chunks(name), volume.stale, self.view):
                 if need.reason == balance and not self._holdings.has(need):
                     continue
                 left[need.from_] = left.get(need.from_, 0) + 1

@@ -317,7 +317,8 @@ async def test_server_states_are_known_and_recorded_sparingly(cluster: Cluster) 
 
 
 async def _recorded(cluster: Cluster, server: str, total_bytes: int) -> bool:
-    return (await cluster.store.need(ChunkServer, server)).value.total_bytes == total_bytes
+    found = (await cluster.store.need(ChunkServer, server)).value
+    return found.total_bytes == total_bytes and bool(found.store)
 
 
 async def _state(cluster: Cluster, server: str, state: str) -> bool:
