@@ -13,8 +13,17 @@ from yuntai.api.console import LocalConsoleReader
 from yuntai.api.registry import Context
 from yuntai.api.server import ApiServer
 from yuntai.model.base import Record
-from yuntai.model.cluster import AccessKey, Account, ChunkServer, Host, Job, Volume
-from yuntai.model.compute import Disk, Image, Instance, KeyPair, ObservedInstance, Snapshot
+from yuntai.model.cluster import AccessKey, Account, ChunkServer, Host, Job, Volume, VolumeUsage
+from yuntai.model.compute import (
+    AutoSnapshotPolicy,
+    Disk,
+    Image,
+    Instance,
+    KeyPair,
+    ObservedInstance,
+    Snapshot,
+    SnapshotGroup,
+)
 from yuntai.model.network import Port, SecurityGroup, Vpc, VSwitch
 from yuntai.pangu.client import PanguClient
 from yuntai.state import EtcdStore, Store
@@ -22,6 +31,7 @@ from yuntai.state import EtcdStore, Store
 FOLLOWED: tuple[type[Record], ...] = (
     AccessKey,
     Account,
+    AutoSnapshotPolicy,
     ChunkServer,
     Disk,
     Host,
@@ -33,7 +43,9 @@ FOLLOWED: tuple[type[Record], ...] = (
     Port,
     SecurityGroup,
     Snapshot,
+    SnapshotGroup,
     Volume,
+    VolumeUsage,
     Vpc,
     VSwitch,
 )

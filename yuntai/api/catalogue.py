@@ -6,6 +6,7 @@ from types import ModuleType
 
 from yuntai.api import (
     account,
+    auto_snapshots,
     disks,
     enis,
     images,
@@ -18,6 +19,7 @@ from yuntai.api import (
     operator_snapshots,
     regions,
     security_groups,
+    snapshot_groups,
     snapshots,
     tags,
     vpcs,
@@ -27,6 +29,7 @@ from yuntai.api.registry import ACTIONS, Action
 
 MODULES: tuple[ModuleType, ...] = (
     account,
+    auto_snapshots,
     disks,
     enis,
     images,
@@ -39,6 +42,7 @@ MODULES: tuple[ModuleType, ...] = (
     operator_snapshots,
     regions,
     security_groups,
+    snapshot_groups,
     snapshots,
     tags,
     vpcs,

@@ -7,7 +7,7 @@ from typing import Any
 from yuntai.api.common import NEVER, paged, tag_set
 from yuntai.api.errors import missing_parameter
 from yuntai.api.registry import ECS, PAGES, TAGS, TOKENS, Call, action
-from yuntai.control.requests import disks
+from yuntai.control.requests import disks, restore
 from yuntai.control.requests.types import DiskDetail, DiskFilter
 
 _DISK = """
@@ -29,6 +29,7 @@ def _item(call: Call, detail: DiskDetail) -> dict[str, Any]:
     return {
         "AttachedTime": disk.attached_time,
         "Attachments": {"Attachment": mounts if disk.instance else []},
+        "AutoSnapshotPolicyId": disk.policy,
         "Category": disk.category,
         "CreationTime": disk.created,
         "DeleteWithInstance": disk.delete_with_instance,
@@ -38,6 +39,8 @@ def _item(call: Call, detail: DiskDetail) -> dict[str, Any]:
         "DiskChargeType": "PostPaid",
         "DiskId": disk.id,
         "DiskName": disk.name,
+        "EnableAutoSnapshot": True,
+        "EnableAutomatedSnapshotPolicy": bool(disk.policy),
         "ExpiredTime": NEVER,
         "ImageId": disk.source_image,
         "InstanceId": disk.instance,
@@ -121,6 +124,26 @@ async def resize_disk(call: Call) -> dict[str, Any]:
         call.args["NewSize"],
         client_token=call.text("ClientToken"),
     )
+    return {}
+
+
+@action(ECS, "ResetDisk", "DiskId! SnapshotId! DryRun:b")
+async def reset_disk(call: Call) -> dict[str, Any]:
+    """Roll a disk back to one of its snapshots while its instance is stopped."""
+    await restore.reset_disk(
+        call.context.writes,
+        call.caller,
+        call.text("DiskId"),
+        call.text("SnapshotId"),
+        dry_run=call.args.get("DryRun", False),
+    )
+    return {}
+
+
+@action(ECS, "ReInitDisk", "DiskId! KeyPairName")
+async def reinit_disk(call: Call) -> dict[str, Any]:
+    """Make a disk what it was when it was new, while its instance is stopped."""
+    await restore.reinit_disk(call.context.writes, call.caller, call.text("DiskId"), key_pair=call.text("KeyPairName"))
     return {}
 
 

@@ -26,19 +26,31 @@ _STATUS = {"Deleting": "UnAvailable"}
 
 def _item(image: Image, used: set[str]) -> dict[str, Any]:
     ready = image.status == "Available"
-    mapping = {
+    system = {
         "Device": "/dev/xvda",
         "Format": "RAW",
         "Progress": f"{100 if ready else image.progress}%",
         "Size": str(image.size_gib),
+        "SnapshotId": image.source_snapshot,
         "Type": "system",
     }
+    data = [
+        {
+            "Device": one.device,
+            "Format": "RAW",
+            "Progress": system["Progress"],
+            "Size": str(one.size_gib),
+            "SnapshotId": one.snapshot,
+            "Type": "data",
+        }
+        for one in image.data_disks
+    ]
     return {
         "Architecture": image.architecture,
         "BootMode": "BIOS",
         "CreationTime": image.created,
         "Description": image.description,
-        "DiskDeviceMappings": {"DiskDeviceMapping": [mapping]},
+        "DiskDeviceMappings": {"DiskDeviceMapping": [system, *data]},
         "ImageId": image.id,
         "ImageName": image.name,
         "ImageOwnerAlias": image.owner_alias,
@@ -69,13 +81,18 @@ def _item(image: Image, used: set[str]) -> dict[str, Any]:
 )
 async def create_image(call: Call) -> dict[str, Any]:
     """Make an image of an instance, or of the snapshot of a system disk."""
-    mapped = [one["SnapshotId"] for one in call.args.get("DiskDeviceMapping", ()) if one.get("SnapshotId")]
-    if len(mapped) > 1:
-        raise invalid_parameter("DiskDeviceMapping", "an image here has one disk; name one snapshot")
+    mapped = [one for one in call.args.get("DiskDeviceMapping", ()) if one.get("SnapshotId")]
+    system = [one["SnapshotId"] for one in mapped if one.get("DiskType", "") == "system"]
+    data = [one["SnapshotId"] for one in mapped if one.get("DiskType", "") != "system"]
+    if not system and not call.text("SnapshotId") and not call.text("InstanceId"):
+        system, data = data[:1], data[1:]  # the first one is the system disk's unless another is named as such
+    if len(system) > 1:
+        raise invalid_parameter("DiskDeviceMapping", "an image has one system disk; name one snapshot with that type")
     image_id = await images.create_image(
         call.context.writes,
         call.caller,
-        snapshot_id=call.text("SnapshotId") or next(iter(mapped), ""),
+        snapshot_id=call.text("SnapshotId") or next(iter(system), ""),
+        data_snapshots=tuple(data),
         instance_id=call.text("InstanceId"),
         name=call.text("ImageName"),
         description=call.text("Description"),

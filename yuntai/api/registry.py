@@ -13,6 +13,7 @@ from yuntai.api.shape import Shape
 from yuntai.control.requests.types import Caller, Paging
 from yuntai.model.cluster import AccessKey, Volume, VolumeSource
 from yuntai.pangu.requests import Attached
+from yuntai.pangu.tree import Tree
 
 ECS = "2014-05-26"
 VPC = "2016-04-28"
@@ -58,6 +59,9 @@ class Volumes(Protocol):
         self, volume_id: str, node: int, *, since: int = -1, first_chunk: int = 0, chunks: int = 64
     ) -> list[tuple[int, int, bool]]:
         """Return what may differ between two nodes: first block from the first chunk on, blocks, whether data."""
+
+    async def tree(self, volume_id: str, *, fresh: bool = False) -> Tree:
+        """Return the tree of a volume's snapshots."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,9 @@ _SNAPSHOT = """
 async def _users(call: Call) -> tuple[set[str], set[tuple[str, int]]]:
     """Return what stands on snapshots: the ids that disks came from, and the nodes that images are."""
     disks = {one.value.source_snapshot for one in await call.context.reads.list(Disk)}
-    images = {(one.value.volume, one.value.node) for one in await call.context.reads.list(Image)}
+    images = set()
+    for one in await call.context.reads.list(Image):
+        images |= {(one.value.volume, one.value.node), *((disk.volume, disk.node) for disk in one.value.data_disks)}
     return disks, images
 
 
@@ -36,10 +38,11 @@ def _item(call: Call, snapshot: Snapshot, disks: set[str], images: set[tuple[str
         "LastModifiedTime": snapshot.created,
         "Progress": f"{100 if ready else snapshot.progress}%",
         "RegionId": call.context.region,
+        "RetentionDays": snapshot.retention_days,
         "SnapshotId": snapshot.id,
-        "SnapshotLinkId": f"sl-{snapshot.disk.removeprefix('d-')}",
+        "SnapshotLinkId": snapshots.link_of(snapshot.disk),
         "SnapshotName": snapshot.name,
-        "SnapshotType": "user",
+        "SnapshotType": "auto" if snapshot.policy else "user",
         "SourceDiskId": snapshot.disk,
         "SourceDiskSize": str(snapshot.size_gib),
         "SourceDiskType": snapshot.disk_kind,
@@ -51,7 +54,7 @@ def _item(call: Call, snapshot: Snapshot, disks: set[str], images: set[tuple[str
     }
 
 
-@action(ECS, "CreateSnapshot", f"DiskId! SnapshotName Description ClientToken{TAGS}", "SnapshotId")
+@action(ECS, "CreateSnapshot", f"DiskId! SnapshotName Description RetentionDays:i ClientToken{TAGS}", "SnapshotId")
 async def create_snapshot(call: Call) -> dict[str, Any]:
     """Take a snapshot of a disk while it is used."""
     snapshot_id = await snapshots.create_snapshot(
@@ -61,6 +64,7 @@ async def create_snapshot(call: Call) -> dict[str, Any]:
         name=call.text("SnapshotName"),
         description=call.text("Description"),
         tags=call.tags(),
+        retention_days=call.args.get("RetentionDays", 0),
         client_token=call.text("ClientToken"),
     )
     return {"SnapshotId": snapshot_id}
@@ -68,12 +72,14 @@ async def create_snapshot(call: Call) -> dict[str, Any]:
 
 @action(ECS, "DeleteSnapshot", "SnapshotId! Force:b")
 async def delete_snapshot(call: Call) -> dict[str, Any]:
-    """Delete a snapshot that nothing stands on."""
-    await snapshots.delete_snapshot(call.context.writes, call.caller, call.text("SnapshotId"))
+    """Delete a snapshot; with Force also one that disks were made of, even while they still read from it."""
+    await snapshots.delete_snapshot(
+        call.context.writes, call.caller, call.text("SnapshotId"), force=call.args.get("Force", False)
+    )
     return {}
 
 
-@action(ECS, "ModifySnapshotAttribute", "SnapshotId! SnapshotName Description:t")
+@action(ECS, "ModifySnapshotAttribute", "SnapshotId! SnapshotName Description:t RetentionDays:i")
 async def modify_snapshot_attribute(call: Call) -> dict[str, Any]:
     """Change a snapshot's name or description."""
     await snapshots.modify_snapshot_attribute(
@@ -82,6 +88,7 @@ async def modify_snapshot_attribute(call: Call) -> dict[str, Any]:
         call.text("SnapshotId"),
         name=call.args.get("SnapshotName"),
         description=call.args.get("Description"),
+        retention_days=call.args.get("RetentionDays"),
     )
     return {}
 
@@ -89,7 +96,8 @@ async def modify_snapshot_attribute(call: Call) -> dict[str, Any]:
 @action(
     ECS,
     "DescribeSnapshots",
-    f"SnapshotIds:j DiskId InstanceId SnapshotName Status SourceDiskType SnapshotType{TAGS}{PAGES}{TOKENS}",
+    f"""SnapshotIds:j DiskId InstanceId SnapshotName SnapshotLinkId Status SourceDiskType
+    SnapshotType{TAGS}{PAGES}{TOKENS}""",
     f"NextToken PageNumber:i PageSize:i Snapshots{{Snapshot[]{{{_SNAPSHOT}}}}} TotalCount:i",
 )
 async def describe_snapshots(call: Call) -> dict[str, Any]:
@@ -104,6 +112,8 @@ async def describe_snapshots(call: Call) -> dict[str, Any]:
         name=call.text("SnapshotName"),
         status="" if call.text("Status").lower() == "all" else call.text("Status"),
         kind=call.text("SourceDiskType").lower(),
+        origin=call.text("SnapshotType").lower(),
+        link=call.text("SnapshotLinkId"),
         tags=call.tag_filter(),
     )
     disks, images = await _users(call)

@@ -16,6 +16,7 @@ from yuntai.control.requests.base import token_expired
 from yuntai.control.sources import holders
 from yuntai.control.unit import Unit
 from yuntai.model.cluster import ClientToken, Job, Volume
+from yuntai.model.compute import Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 PERIOD_S = 300.0
 JOB_DAYS = 7
+DELETIONS = ("delete_disk", "delete_snapshot", "delete_image", "delete_instance", "reset_disk", "reinit_disk")
 BATCH_MAX = 100
 
 _log = log.get("housekeeping")
@@ -44,8 +46,10 @@ async def clean(store: Store, volumes: Volumes, fences: Sequence[Any] = (), *, n
     jobs = [found.value for found in await store.list(Job)]
     over = [job for job in jobs if job.state in ("done", "failed")]
     await _sweep(store, volumes, over)
+    await _sweep_snapshots(store, volumes, jobs)
+    held = await _remembered(store, over)
     old: list[tuple[type[Record], str]] = [
-        (Job, job.id) for job in over if _age(job.updated, moment) > dt.timedelta(days=JOB_DAYS)
+        (Job, job.id) for job in over if _age(job.updated, moment) > dt.timedelta(days=JOB_DAYS) and job.id not in held
     ]
     expired: list[tuple[type[Record], str]] = [
         (ClientToken, t.value.id) for t in await store.list(ClientToken) if token_expired(t.value)
@@ -55,6 +59,19 @@ async def clean(store: Store, volumes: Volumes, fences: Sequence[Any] = (), *, n
         await store.txn(compare=fences, delete=gone[start : start + BATCH_MAX])
     if gone:
         _log.info("cleaned", jobs=len(old), tokens=len(expired))
+
+
+async def _remembered(store: Store, over: Sequence[Job]) -> set[str]:
+    """Return the deletions of volumes that others hold still: clones without their copy, and nobody else may know."""
+    unit = Unit(store)
+    there = {volume.id for volume in await unit.list(Volume)}
+    return {
+        job.id
+        for job in over
+        if job.action in DELETIONS
+        for volume in job.arguments.get("volumes", ())
+        if volume["id"] in there and await holders(unit, volume["id"])
+    }
 
 
 async def _sweep(store: Store, volumes: Volumes, over: Sequence[Job]) -> None:
@@ -69,6 +86,28 @@ async def _sweep(store: Store, volumes: Volumes, over: Sequence[Job]) -> None:
             await volumes.delete_volume(volume)
         except (VolumesUnavailable, VolumesRefused) as error:
             _log.warning("not deleted, will be tried again", volume=volume, error=str(error))
+
+
+async def _sweep_snapshots(store: Store, volumes: Volumes, jobs: Sequence[Job]) -> None:
+    """Delete nodes that a late call made for a snapshot whose job had given it up, or that was deleted."""
+    named = {str(token) for job in jobs if job.state in ("done", "failed") for token in _tokens(job)}
+    if not named:
+        return
+    records = [found.value for found in await store.list(Volume) if found.value.state != "deleting"]
+    wanted = {found.value.id for found in await store.list(Snapshot) if found.value.status != "failed"}
+    for volume in records:
+        for token in set(volume.snapshot_names.values()) & (named - wanted):
+            _log.warning("deleting a snapshot that a finished job left behind", volume=volume.id, snapshot=token)
+            try:
+                await volumes.delete_snapshot(volume.id, token)
+            except (VolumesUnavailable, VolumesRefused) as error:
+                _log.warning("not deleted, will be tried again", volume=volume.id, error=str(error))
+
+
+def _tokens(job: Job) -> list[Any]:
+    if job.action in ("create_snapshot", "delete_snapshot"):
+        return [job.resource]
+    return [*job.arguments.get("snapshots", ()), *([job.arguments["snapshot"]] if "snapshot" in job.arguments else [])]
 
 
 def _age(moment: str, now: dt.datetime) -> dt.timedelta:

@@ -35,10 +35,8 @@ def hydrated_percent(volume: Volume | None) -> int:
     return 100 * volume.hydrated_chunks // chunk_count(volume.size_bytes)
 
 
-def readers(
-    volumes: Iterable[Volume], disks: Iterable[Disk], node: tuple[str, int], *, snapshot: str = "", image: str = ""
-) -> list[str]:
-    """Return the disks that still read node ``(volume, node)``, or are being made from the snapshot or image."""
+def readers(volumes: Iterable[Volume], disks: Iterable[Disk], node: tuple[str, int], *, image: str = "") -> list[str]:
+    """Return the disks that still read node ``(volume, node)``, or are being made of the image."""
     known = list(disks)
     by_volume = {disk.volume: disk.id for disk in known}
     reading = [
@@ -46,19 +44,16 @@ def readers(
         for volume in volumes
         if volume.source is not None and (volume.source.volume, volume.source.node) == node and needs_source(volume)
     ]
-    making = [
+    return sorted({*reading, *makers_of(known, image=image)})
+
+
+def makers_of(disks: Iterable[Disk], snapshot: str = "", *, image: str = "") -> list[str]:
+    """Return the disks that are being made of a snapshot or an image."""
+    return sorted(
         disk.id
-        for disk in known
+        for disk in disks
         if disk.status == "Creating"
         and ((snapshot and disk.source_snapshot == snapshot) or (image and disk.source_image == image))
-    ]
-    return sorted({*reading, *making})
-
-
-async def readers_of_snapshot(unit: Unit, snapshot: Snapshot) -> list[str]:
-    """Return the disks that need a snapshot."""
-    return readers(
-        await unit.list(Volume), await unit.list(Disk), (snapshot.volume, snapshot.node), snapshot=snapshot.id
     )
 
 
@@ -71,7 +66,11 @@ async def holders(unit: Unit, volume_id: str) -> list[str]:
     """Return the records for which a volume must stay: its disk, its snapshots, its images, clones that read it."""
     held = [disk.id for disk in await unit.list(Disk) if disk.volume == volume_id]
     held += [s.id for s in await unit.list(Snapshot) if s.volume == volume_id and s.status != "failed"]
-    held += [i.id for i in await unit.list(Image) if i.volume == volume_id and i.status != "CreateFailed"]
+    held += [
+        i.id
+        for i in await unit.list(Image)
+        if i.status != "CreateFailed" and volume_id in (i.volume, *(disk.volume for disk in i.data_disks))
+    ]
     held += [
         v.id
         for v in await unit.list(Volume)

@@ -96,6 +96,8 @@ class Disk(Record, frozen=True, kw_only=True):
     created: str
     attached_time: str = ""
     detached_time: str = ""
+    policy: str = ""  # the automatic snapshot policy that is applied to it
+    policy_since: str = ""  # times of the policy up to this one are over: applied later, or its snapshot was taken
     job: str = ""  # the unfinished job that works on it
     reason: str = ""  # why the last operation on it failed
 
@@ -116,8 +118,51 @@ class Snapshot(Record, frozen=True, kw_only=True):
     status: SnapshotStatus = "progressing"
     progress: int = 0  # percent
     reason: str = ""  # why it failed
+    group: str = ""  # the group that it was taken with
+    policy: str = ""  # the automatic snapshot policy by which it was taken; "" = somebody asked for it
+    retention_days: int = 0  # it is deleted when it is older; 0 = it is kept
     tags: dict[str, str] = msgspec.field(default_factory=dict)
     created: str
+
+
+class SnapshotGroup(Record, frozen=True, kw_only=True):
+    """Snapshots of several disks of one instance, taken at one moment."""
+
+    KIND: ClassVar[str] = "snapshot_group"
+
+    account: str
+    name: str = ""
+    description: str = ""
+    instance: str = ""
+    snapshots: tuple[str, ...]
+    status: SnapshotStatus = "progressing"
+    reason: str = ""  # why it failed
+    tags: dict[str, str] = msgspec.field(default_factory=dict)
+    created: str
+
+
+class AutoSnapshotPolicy(Record, frozen=True, kw_only=True):
+    """When snapshots are taken of the disks that it is applied to, and how long they are kept."""
+
+    KIND: ClassVar[str] = "auto_snapshot_policy"
+
+    account: str
+    name: str = ""
+    time_points: tuple[int, ...]  # full hours of the day, 0 to 23, in UTC+8 as the ECS API has it
+    weekdays: tuple[int, ...]  # 1 = Monday … 7 = Sunday
+    retention_days: int  # -1 = for ever
+    tags: dict[str, str] = msgspec.field(default_factory=dict)
+    created: str
+
+
+class ImageDisk(msgspec.Struct, frozen=True, kw_only=True):
+    """A data disk of an image: what instances made of the image get beside the system disk."""
+
+    snapshot: str
+    volume: str
+    node: int = 0
+    size_gib: int
+    device: str = ""
 
 
 class Image(Record, frozen=True, kw_only=True):
@@ -139,6 +184,7 @@ class Image(Record, frozen=True, kw_only=True):
     checksum: str = ""  # "sha256:…" of the imported file
     source_snapshot: str = ""  # made from this snapshot, which owns the node then
     source_instance: str = ""
+    data_disks: tuple[ImageDisk, ...] = ()
     reason: str = ""  # why its creation failed
     owner_alias: Literal["system", "self"] = "system"
     tags: dict[str, str] = msgspec.field(default_factory=dict)

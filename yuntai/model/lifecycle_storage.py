@@ -1,4 +1,4 @@
-"""The life cycles of disk, snapshot and image. ``ReIniting`` of the disk's statuses has no action yet, so no row."""
+"""The life cycles of disk, snapshot and image."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _DISK = "IncorrectDiskStatus"
 
 DISK = build(
     "disk",
-    states=("Creating", "Available", "Attaching", "In_use", "Detaching", "Deleting"),
+    states=("Creating", "Available", "Attaching", "In_use", "Detaching", "ReIniting", "Deleting"),
     initial=("Creating",),
     requests={
         "attach": (_DISK, "only an Available disk can be attached; detach it first"),
@@ -16,6 +16,8 @@ DISK = build(
         "delete": (_DISK, "only an Available disk can be deleted; detach it first"),
         "resize": (_DISK, "only a disk that is Available or In_use can be resized"),
         "snapshot": (_DISK, "only a disk that is Available or In_use can be snapshotted"),
+        "reset": (_DISK, "only a disk that is Available or In_use can be rolled back"),
+        "reinit": (_DISK, "only a disk that is Available or In_use can be initialized again"),
         "modify": (_DISK, "it is being deleted"),
     },
     facts=(
@@ -26,6 +28,8 @@ DISK = build(
         "attach_failed",
         "detached",
         "detach_failed",
+        "restored",  # it has its new contents, or was left with the old ones
+        "restored_attached",  # the same of a disk that an instance has
         "instance_deleted",  # and the disk goes with it
         "instance_released",  # the instance goes, the disk stays
         "deleted",
@@ -36,7 +40,9 @@ DISK = build(
         "delete": {"Available": Allow("Deleting", "delete_disk")},
         "resize": {state: Allow(state, "resize_disk") for state in ("Available", "In_use")},
         "snapshot": {state: Allow(state, "create_snapshot") for state in ("Available", "In_use")},
-        "modify": {s: Allow(s) for s in ("Creating", "Available", "Attaching", "In_use", "Detaching")},
+        "reset": {state: Allow("ReIniting", "reset_disk") for state in ("Available", "In_use")},
+        "reinit": {state: Allow("ReIniting", "reinit_disk") for state in ("Available", "In_use")},
+        "modify": {s: Allow(s) for s in ("Creating", "Available", "Attaching", "In_use", "Detaching", "ReIniting")},
         "created": {"Creating": Allow("Available")},
         "created_attached": {"Creating": Allow("In_use")},
         "create_failed": {"Creating": Allow(GONE)},
@@ -44,6 +50,8 @@ DISK = build(
         "attach_failed": {"Attaching": Allow("Available")},
         "detached": {"Detaching": Allow("Available")},
         "detach_failed": {"Detaching": Allow("In_use")},
+        "restored": {"ReIniting": Allow("Available")},
+        "restored_attached": {"ReIniting": Allow("In_use")},
         "instance_deleted": {s: Allow("Deleting") for s in ("Creating", "In_use")},
         "instance_released": {s: Allow("Available") for s in ("In_use", "Attaching", "Detaching")},
         "deleted": {"Deleting": Allow(GONE)},

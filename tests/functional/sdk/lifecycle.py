@@ -8,10 +8,11 @@ from typing import Any
 import alibabacloud_ecs20140526.models as e
 import alibabacloud_vpc20160428.models as v
 
-from tests.functional.sdk.network import SMALLEST, Network
+from tests.functional.sdk.network import SMALLEST
+from tests.functional.sdk.snapshots import SnapshotLife
 
 
-class Life(Network):
+class Life(SnapshotLife):
     """The whole life, from an empty account back to an empty account."""
 
     def make_instance(self) -> None:
@@ -264,6 +265,8 @@ class Life(Network):
             self.make_network()
             self.make_instance()
             self.use_disks()
+            self.use_snapshots()
+            self.use_policies()
             self.use_images()
             self.use_tags()
             self.use_power()

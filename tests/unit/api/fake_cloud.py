@@ -26,6 +26,7 @@ from yuntai.model.cluster import AccessKey, Account, ChunkServer, Host, Volume, 
 from yuntai.model.compute import Image
 from yuntai.pangu import errors as pangu_errors
 from yuntai.pangu.requests import Attached
+from yuntai.pangu.tree import Tree, TreeNode
 from yuntai.state import MemoryStore, Store
 
 ACCOUNT = "1000000000000001"
@@ -84,6 +85,11 @@ class FakeVolumes:
         if since > node:
             raise pangu_errors.Conflict(f"node {since} of {volume_id} is no snapshot any more")
         return [(7, 2, True), (100, 16, False)] if since == -1 else []
+
+    async def tree(self, volume_id: str, *, fresh: bool = False) -> Tree:
+        head = TreeNode(node=2, parent=1, kind="head", size_bytes=1 << 30, used_bytes=4096, exclusive_bytes=4096)
+        first = TreeNode(node=1, parent=-1, kind="snapshot", state="done", used_bytes=8192, shared_bytes=8192)
+        return Tree(volume=volume_id, nodes=(first, head), counted=now_utc() if fresh else "", used_bytes=12288)
 
 
 class FakeConsole:

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from yuntai.model.base import now_utc
 from yuntai.model.cluster import Job
-from yuntai.model.compute import Disk, Image, Instance, ObservedInstance, Snapshot
+from yuntai.model.compute import Disk, Image, Instance, ObservedInstance, Snapshot, SnapshotGroup
 from yuntai.model.network import Port
 from yuntai.state import Put, Reset, Store
 
@@ -87,19 +87,37 @@ class FakeExecutor:
     async def _resize_disk(self, job: Job) -> None:
         await self._disk(job.resource)
 
-    async def _create_snapshot(self, job: Job) -> None:
-        await self.store.update(
-            Snapshot, job.resource, lambda one: replace(one, status="accomplished", progress=100, node=1)
-        )
-
-    async def _delete_snapshot(self, job: Job) -> None:
-        await self.store.delete(Snapshot, job.resource)
-
-    async def _create_image(self, job: Job) -> None:
-        snapshot = job.arguments["snapshot"]
+    async def _take(self, snapshot: str) -> None:
         await self.store.update(
             Snapshot, snapshot, lambda one: replace(one, status="accomplished", progress=100, node=1)
         )
+
+    async def _create_snapshot(self, job: Job) -> None:
+        await self._take(job.resource)
+
+    async def _create_snapshot_group(self, job: Job) -> None:
+        for snapshot in job.arguments["snapshots"]:
+            await self._take(snapshot)
+        await self.store.update(SnapshotGroup, job.resource, lambda one: replace(one, status="accomplished"))
+
+    async def _reset_disk(self, job: Job) -> None:
+        disk = (await self.store.need(Disk, job.resource)).value
+        await self._disk(job.resource, status="In_use" if disk.instance else "Available")
+
+    _reinit_disk = _reset_disk
+
+    async def _delete_snapshot(self, job: Job) -> None:
+        await self.store.delete(Snapshot, job.resource)
+        for group in await self.store.list(SnapshotGroup):
+            if group.value.snapshots == (job.resource,):
+                await self.store.delete(SnapshotGroup, group.value.id)
+            elif job.resource in group.value.snapshots:
+                rest = tuple(one for one in group.value.snapshots if one != job.resource)
+                await self.store.put(replace(group.value, snapshots=rest))
+
+    async def _create_image(self, job: Job) -> None:
+        for snapshot in job.arguments["snapshots"]:
+            await self._take(snapshot)
         await self.store.update(Image, job.resource, lambda one: replace(one, status="Available", progress=100))
 
     async def _delete_image(self, job: Job) -> None:

@@ -12,11 +12,22 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from tests.unit.control.world import CALLER, IMAGE_VOLUME, BreakingVolumes, Fuse, Killed, World, small
 from yuntai.control.errors import ApiError
-from yuntai.control.requests import disks, images, instances, quotas, security_groups, snapshots, vpcs, vswitches
+from yuntai.control.requests import (
+    disks,
+    images,
+    instances,
+    quotas,
+    restore,
+    security_groups,
+    snapshot_groups,
+    snapshots,
+    vpcs,
+    vswitches,
+)
 from yuntai.control.requests.types import DiskSpec, RuleSpec
 from yuntai.control.scheduler import rooms
 from yuntai.model.cluster import Host, Job
-from yuntai.model.compute import Disk, Image, Instance, Snapshot
+from yuntai.model.compute import Disk, Image, Instance, Snapshot, SnapshotGroup
 from yuntai.model.network import Port, SecurityGroup, Vpc, VSwitch
 
 if TYPE_CHECKING:
@@ -47,6 +58,9 @@ EXPECTED = {
     "InvalidInstanceId.NotFound",
     "InstanceLastSecurityGroup",
     "InvalidVSwitchId.IpNotEnough",
+    "InvalidDiskId.NotFound",
+    "InvalidImageId.NotFound",
+    "InvalidSnapshotId.NotFound",
 }
 pick = st.integers(0, 1_000_000)
 
@@ -134,7 +148,26 @@ class ControlMachine(RuleBasedStateMachine):
         if verb == "create" and self.has(Disk):
             self.ask(snapshots.create_snapshot(self.world.store, CALLER, self.one(Disk, number)))
         elif verb == "delete" and self.has(Snapshot):
-            self.ask(snapshots.delete_snapshot(self.world.store, CALLER, self.one(Snapshot, number)))
+            target, force = self.one(Snapshot, number), number % 2 == 0
+            self.ask(snapshots.delete_snapshot(self.world.store, CALLER, target, force=force))
+
+    @rule(number=pick, verb=st.sampled_from(["create", "delete"]))
+    def group(self, number: int, verb: str) -> None:
+        if verb == "create" and self.has(Instance):
+            target = self.one(Instance, number)
+            self.ask(snapshot_groups.create_snapshot_group(self.world.store, CALLER, instance_id=target))
+        elif verb == "delete" and self.has(SnapshotGroup):
+            target = self.one(SnapshotGroup, number)
+            self.ask(snapshot_groups.delete_snapshot_group(self.world.store, CALLER, target))
+
+    @rule(number=pick, verb=st.sampled_from(["reset", "reinit"]))
+    def restore(self, number: int, verb: str) -> None:
+        if verb == "reinit" and self.has(Disk):
+            self.ask(restore.reinit_disk(self.world.store, CALLER, self.one(Disk, number)))
+        elif verb == "reset" and self.has(Snapshot):
+            taken = self.do(self.world.all(Snapshot))
+            snapshot = taken[number % len(taken)]
+            self.ask(restore.reset_disk(self.world.store, CALLER, snapshot.disk, snapshot.id))
 
     @rule(number=pick, verb=st.sampled_from(["from_instance", "from_snapshot", "delete", "run"]))
     def image(self, number: int, verb: str) -> None:
@@ -240,7 +273,7 @@ class ControlMachine(RuleBasedStateMachine):
     def whatever_is_under_way_has_somebody_who_ends_it(self) -> None:
         open_jobs = {job.id: job for job in self.do(self.world.unfinished())}
         targets = {job.resource for job in open_jobs.values()}
-        targets |= {job.arguments.get("snapshot", "") for job in open_jobs.values()}
+        targets |= {one for job in open_jobs.values() for one in job.arguments.get("snapshots", ())}
         for instance in self.do(self.world.all(Instance)):
             if instance.status not in ("Running", "Stopped"):
                 assert instance.job in open_jobs, instance
@@ -297,7 +330,7 @@ class ControlMachine(RuleBasedStateMachine):
                 await images.delete_image(store, CALLER, image.id)
         await world.drive()
         for snapshot in await world.all(Snapshot):
-            await snapshots.delete_snapshot(store, CALLER, snapshot.id)
+            await snapshots.delete_snapshot(store, CALLER, snapshot.id, force=True)
         for disk in await world.all(Disk):
             await disks.delete_disk(store, CALLER, disk.id)
         await world.drive()
@@ -312,7 +345,7 @@ class ControlMachine(RuleBasedStateMachine):
         for job in await world.all(Job):
             self.seen.add(f"{job.action} {'superseded' if 'superseded' in job.error else job.state}")
             self.seen |= {f"{job.action} aborted" for _ in [0] if "aborted" in job.error}
-        kinds = (Instance, Disk, Snapshot, Port, Vpc, VSwitch, SecurityGroup)
+        kinds = (Instance, Disk, Snapshot, SnapshotGroup, Port, Vpc, VSwitch, SecurityGroup)
         assert [record.id for kind in kinds for record in await world.all(kind)] == []
         assert all(job.state in ("done", "failed") for job in await world.all(Job))
 

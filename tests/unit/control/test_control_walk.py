@@ -21,6 +21,8 @@ MOVES: tuple[tuple[int, str, dict[str, tuple[object, ...]]], ...] = (
     (10, "plug", {"verb": ("attach", "attach", "detach")}),
     (5, "change_disk", {"verb": ("delete", "resize"), "size": (3, 4, 5, 6)}),
     (6, "snapshot", {"verb": ("create", "create", "delete")}),
+    (4, "group", {"verb": ("create", "create", "delete")}),
+    (6, "restore", {"verb": ("reset", "reset", "reinit")}),
     (6, "image", {"verb": ("from_instance", "from_snapshot", "delete", "run")}),
     (5, "network", {"third": (0, 1), "verb": ("vpc", "vswitch", "group", "rule", "run", "run")}),
     (2, "delete_network", {"verb": ("vpc", "vswitch", "group")}),
@@ -34,8 +36,8 @@ MOVES: tuple[tuple[int, str, dict[str, tuple[object, ...]]], ...] = (
     (5, "break_something", {"what": ("guest", "guest", "disk", "disk", "store", "nothing", "nothing")}),
 )
 NUMBERED = {
-    "power", "create_disk", "plug", "change_disk", "snapshot", "image", "network", "delete_network", "membership",
-    "work_and_die", "come_to_rest", "break_something",
+    "power", "create_disk", "plug", "change_disk", "snapshot", "group", "restore", "image", "network", "delete_network",
+    "membership", "work_and_die", "come_to_rest", "break_something",
 }  # fmt: skip
 WANTED = {
     "killed",
@@ -62,6 +64,9 @@ WANTED = {
     "create_snapshot done",
     "create_snapshot failed",
     "delete_snapshot done",
+    "create_snapshot_group done",
+    "reset_disk done",
+    "reinit_disk done",
     "create_image done",
     "delete_image done",
     "refused IncorrectInstanceStatus",

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.unit.control.world import CALLER, BreakingVolumes, Fuse, Killed, World, small
-from yuntai.control.requests import disks, images, instances, snapshots
+from yuntai.control.requests import disks, images, instances, restore, snapshot_groups, snapshots
 from yuntai.control.requests.types import DiskSpec
-from yuntai.model.compute import Disk, Image, Instance, Snapshot
+from yuntai.model.compute import Disk, Image, Instance, Snapshot, SnapshotGroup
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -106,6 +106,54 @@ async def delete_snapshot(world: World) -> None:
     await snapshots.delete_snapshot(world.store, CALLER, snapshot)
 
 
+async def create_group(world: World) -> None:
+    one = await _instance(world, data_disks=(DiskSpec(size_gib=2), DiskSpec(size_gib=2)))
+    await snapshot_groups.create_snapshot_group(world.store, CALLER, instance_id=one.id)
+
+
+async def delete_group(world: World) -> None:
+    await create_group(world)
+    await world.drive()
+    (group,) = await world.all(SnapshotGroup)
+    await snapshot_groups.delete_snapshot_group(world.store, CALLER, group.id)
+
+
+async def reset_disk(world: World) -> None:
+    disk = await _disk(world)
+    snapshot = await snapshots.create_snapshot(world.store, CALLER, disk)
+    await world.drive()
+    await restore.reset_disk(world.store, CALLER, disk, snapshot)
+
+
+async def reinit_disk(world: World) -> None:
+    one = await _instance(world)
+    await snapshots.create_snapshot(world.store, CALLER, one.system_disk)
+    await instances.stop_instance(world.store, CALLER, one.id)
+    await world.drive()
+    await restore.reinit_disk(world.store, CALLER, one.system_disk)
+
+
+async def reinit_unsaved_disk(world: World) -> None:
+    await restore.reinit_disk(world.store, CALLER, await _disk(world))
+
+
+async def reset_to_before_reinit(world: World) -> None:
+    """The snapshot is on the volume that the disk had before; the present one must go."""
+    disk = await _disk(world)
+    snapshot = await snapshots.create_snapshot(world.store, CALLER, disk)
+    await world.drive()
+    await restore.reinit_disk(world.store, CALLER, disk)
+    await world.drive()
+    await disks.resize_disk(world.store, CALLER, disk, 7)
+    await world.drive()
+    await restore.reset_disk(world.store, CALLER, disk, snapshot)
+
+
+async def create_whole_image(world: World) -> None:
+    one = await _instance(world, data_disks=(DiskSpec(size_gib=2),))
+    await images.create_image(world.store, CALLER, instance_id=one.id, name="whole")
+
+
 async def create_image(world: World) -> None:
     one = await _instance(world)
     await images.create_image(world.store, CALLER, instance_id=one.id, name="mine")
@@ -133,7 +181,14 @@ SCENARIOS = (
     resize_disk,
     create_snapshot,
     delete_snapshot,
+    create_group,
+    delete_group,
+    reset_disk,
+    reinit_disk,
+    reinit_unsaved_disk,
+    reset_to_before_reinit,
     create_image,
+    create_whole_image,
     delete_image,
 )
 each_scenario = pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda s: s.__name__)
@@ -145,6 +200,8 @@ async def _state(world: World) -> Any:
         sorted((i.status, len(i.disks)) for i in await world.all(Instance)),
         sorted((d.status, d.kind, d.size_gib) for d in await world.all(Disk)),
         sorted(s.status for s in await world.all(Snapshot)),
+        sorted((g.status, len(g.snapshots)) for g in await world.all(SnapshotGroup)),
+        sorted((bool(v.based_on), len(v.snapshots)) for v in world.volumes.volumes.values()),
         sorted((i.status, i.owner_alias) for i in await world.all(Image)),
     )
 
@@ -196,7 +253,19 @@ async def test_killed_again_and_again_it_still_ends(scenario: Scenario) -> None:
 @pytest.mark.parametrize("effect", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize(
     "scenario",
-    [create_instance, create_stopped, create_disk, create_snapshot, create_image, resize_disk],
+    [
+        create_instance,
+        create_stopped,
+        create_disk,
+        create_snapshot,
+        create_group,
+        create_image,
+        create_whole_image,
+        resize_disk,
+        reset_disk,
+        reinit_disk,
+        reset_to_before_reinit,
+    ],
     ids=lambda s: s.__name__,
 )
 async def test_a_block_store_that_breaks_leaves_nothing_behind(scenario: Scenario, *, effect: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import datetime as dt
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -11,6 +12,7 @@ import pytest
 from passlib.hash import sha512_crypt
 
 from tests.unit.control.world import ACCOUNT, CALLER, World, small
+from yuntai.control import housekeeping
 from yuntai.control.errors import ApiError
 from yuntai.control.requests import (
     disks,
@@ -33,7 +35,7 @@ from yuntai.control.requests.types import (
     Paging,
     RuleSpec,
 )
-from yuntai.model.cluster import Account, ClientToken, Job
+from yuntai.model.cluster import Account, ClientToken, Job, Volume
 from yuntai.model.compute import Disk, Image, Instance, Snapshot
 from yuntai.model.network import Port, SecurityGroup, Vpc, VSwitch
 from yuntai.network.addresses import guest_mac
@@ -341,10 +343,20 @@ async def test_a_snapshot_outlives_its_disk_and_makes_another(world: World) -> N
     await refused(snapshots.delete_snapshot(world.store, CALLER, snapshot), "SnapshotCreatedDisk", 403, clone)
     page = await disks.describe_disks(world.store, CALLER, DiskFilter(ids=(clone,)), Paging())
     assert page.items[0].hydrated_percent == 0
-    await world.hydrate(volume, done=True)
-    await snapshots.delete_snapshot(world.store, CALLER, snapshot)
+    # By force it goes at once, under a disk that still reads it; its volume stays until that has its copy.
+    await snapshots.delete_snapshot(world.store, CALLER, snapshot, force=True)
     await world.drive()
     assert await world.all(Snapshot) == []
+    source = world.volumes.volumes[volume].source
+    assert source is not None
+    assert world.volumes.volumes[source[0]].snapshots == {}
+    await world.check(extra_volumes=[source[0]])
+    await world.store.put(Volume(id=source[0], size_bytes=2 << 30, created="2026-01-01T00:00:00Z"))
+    later = dt.datetime.now(dt.UTC) + dt.timedelta(days=30)
+    await housekeeping.clean(world.store, world.volumes, now=later)
+    assert source[0] in world.volumes.volumes
+    await world.hydrate(volume, done=True)
+    await housekeeping.clean(world.store, world.volumes, now=later)
     await world.check()
 
 

@@ -95,7 +95,13 @@ class BreakingVolumes:
 
         async def wrapped(*arguments: Any) -> Any:
             self._left -= 1
-            if self._left < 0 and name in ("create_volume", "take_snapshot", "resize_volume"):
+            if self._left < 0 and name in (
+                "create_volume",
+                "take_snapshot",
+                "take_group",
+                "resize_volume",
+                "roll_back",
+            ):
                 if self._effect:
                     await call(*arguments)
                 raise VolumesUnavailable("the block store was made to break")

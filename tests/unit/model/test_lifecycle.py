@@ -84,7 +84,7 @@ def test_a_state_that_waits_for_work_has_an_exit_without_a_tenant(machine: Machi
     ("machine", "literal", "without"),
     [
         (INSTANCE, compute.InstanceStatus, set()),
-        (DISK, compute.DiskStatus, {"ReIniting"}),
+        (DISK, compute.DiskStatus, set()),
         (SNAPSHOT, compute.SnapshotStatus, set()),
         (IMAGE, compute.ImageStatus, set()),
     ],

@@ -15,6 +15,8 @@ class MemoryVolume:
     source: tuple[str, int] | None = None
     snapshots: dict[str, int] = field(default_factory=dict)
     head: int = 1
+    based_on: str = ""  # the snapshot that its contents were last rolled back to
+    rolled_back: list[str] = field(default_factory=list)
 
 
 class MemoryVolumes:
@@ -47,6 +49,23 @@ class MemoryVolumes:
             there.snapshots[token] = there.head
             there.head += 1
         return there.snapshots[token]
+
+    async def take_group(self, tokens: dict[str, str]) -> dict[str, int]:
+        """See the protocol."""
+        for volume in tokens:
+            self._need(volume)
+        return {volume: await self.take_snapshot(volume, token) for volume, token in tokens.items()}
+
+    async def roll_back(self, volume: str, snapshot: str, token: str) -> None:
+        """See the protocol."""
+        there = self._need(volume)
+        if token in there.rolled_back:
+            return
+        if snapshot not in there.snapshots:
+            raise VolumesRefused(f"{volume} has no snapshot {snapshot}")
+        there.rolled_back.append(token)
+        there.based_on = snapshot
+        there.head += 1
 
     async def delete_snapshot(self, volume: str, token: str) -> None:
         """See the protocol."""

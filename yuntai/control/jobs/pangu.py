@@ -44,8 +44,20 @@ class PanguVolumes:
         with _told(f"taking a snapshot of the volume {volume}"):
             return await self._client.snapshot(volume, token)
 
+    async def take_group(self, tokens: dict[str, str]) -> dict[str, int]:
+        """See the protocol."""
+        with _told(f"taking snapshots of the volumes {', '.join(tokens)}"):
+            return await self._client.snapshot_group(tokens)
+
+    async def roll_back(self, volume: str, snapshot: str, token: str) -> None:
+        """See the protocol."""
+        with _told(f"rolling the volume {volume} back"):
+            await self._client.rollback(volume, snapshot, token)
+
     async def delete_snapshot(self, volume: str, token: str) -> None:
-        """Do nothing: the store frees a node's space with its volume; nodes are not deleted one by one yet."""
+        """See the protocol."""
+        with _told(f"deleting a snapshot of the volume {volume}"):
+            await self._client.delete_snapshot(volume, token)
 
 
 @contextmanager

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from yuntai.control.jobs import steps_instance as on_instance
+from yuntai.control.jobs import steps_restore as on_restore
+from yuntai.control.jobs import steps_snapshot as on_snapshot
 from yuntai.control.jobs import steps_storage as on_storage
 from yuntai.model.cluster import Step
 
@@ -24,6 +26,7 @@ UNDO = "undo:"
 class Plan:
     """Steps in order, what undoes them, and ``after``: step → what undoes a failure from that step on.
 
+    With an empty ``after`` nothing is undone: the job has done what it was asked, and housekeeping cleans up behind it.
     A ``persistent`` plan is never given up: what was begun (a deletion, a stop) has no other end.
     """
 
@@ -59,22 +62,31 @@ PLANS: dict[str, Plan] = {
         (on_storage.unplug, on_storage.wait_unplugged, on_storage.finish_detach), (on_storage.undo_detach,)
     ),
     "resize_disk": Plan((on_storage.resize,), (on_storage.undo_resize,)),
-    "create_snapshot": Plan((on_storage.take_snapshot,), (on_storage.undo_snapshot, on_storage.delete_volumes)),
+    "reset_disk": Plan(
+        (on_restore.roll_back, on_storage.delete_volumes), (on_restore.undo_restore,), {"delete_volumes": ()}
+    ),
+    "reinit_disk": Plan(
+        (on_instance.make_volumes, on_restore.swap_volume, on_storage.delete_volumes),
+        (on_instance.undo_volumes, on_restore.undo_restore),
+        {"delete_volumes": ()},
+    ),
+    "create_snapshot": Plan((on_snapshot.take_snapshot,), (on_snapshot.undo_snapshot, on_storage.delete_volumes)),
+    "create_snapshot_group": Plan((on_snapshot.take_snapshot,), (on_snapshot.undo_snapshot, on_storage.delete_volumes)),
     "delete_snapshot": Plan(
         (
-            on_storage.wait_snapshot_unread,
-            on_storage.delete_node,
-            on_storage.remove_snapshot,
+            on_snapshot.wait_snapshot_unread,
+            on_snapshot.delete_node,
+            on_snapshot.remove_snapshot,
             on_storage.delete_volumes,
         ),
         persistent=True,
     ),
     "create_image": Plan(
-        (on_storage.take_snapshot, on_storage.publish_image),
-        (on_storage.undo_snapshot, on_storage.undo_image, on_storage.delete_volumes),
+        (on_snapshot.take_snapshot, on_snapshot.publish_image),
+        (on_snapshot.undo_snapshot, on_snapshot.undo_image, on_storage.delete_volumes),
     ),
     "delete_image": Plan(
-        (on_storage.wait_image_unread, on_storage.remove_image, on_storage.delete_volumes), persistent=True
+        (on_snapshot.wait_image_unread, on_snapshot.remove_image, on_storage.delete_volumes), persistent=True
     ),
 }
 

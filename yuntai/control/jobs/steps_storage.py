@@ -1,4 +1,4 @@
-"""Steps on disks, snapshots and images."""
+"""Steps on disks."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import msgspec
 
 from yuntai.control.jobs.outcome import JobFailedError, NotYetError
 from yuntai.control.jobs.steps_instance import free_disk
-from yuntai.control.sources import GIB, readers_of_image, readers_of_snapshot
+from yuntai.control.sources import GIB
 from yuntai.model.base import now_utc
-from yuntai.model.compute import Disk, Image, Instance, Snapshot
-from yuntai.model.lifecycle_storage import DISK, IMAGE, SNAPSHOT
+from yuntai.model.compute import Disk, Instance
+from yuntai.model.lifecycle_storage import DISK
 
 if TYPE_CHECKING:
     from yuntai.control.jobs.context import Context
-    from yuntai.model.compute import DiskStatus, ImageStatus, ObservedInstance, SnapshotStatus
+    from yuntai.model.compute import DiskStatus, ObservedInstance
 
 PLUG_TIMEOUT_S = 120.0
 
@@ -140,82 +140,3 @@ async def undo_resize(ctx: Context) -> None:
     disk = await ctx.disk()
     old = int(ctx.job.arguments["old_size_gib"])
     ctx.unit.put(msgspec.structs.replace(disk, size_gib=old, job="", reason=ctx.job.error))
-
-
-async def take_snapshot(ctx: Context) -> None:
-    """Freeze the volume and write down the node; the snapshot's id is the token that makes it the same node again."""
-    snapshot = await ctx.snapshot()
-    if snapshot.status == "accomplished":
-        return
-    node = await ctx.volumes.take_snapshot(snapshot.volume, snapshot.id)
-    state = SNAPSHOT.step(snapshot.status, "taken", snapshot.id).state
-    ctx.unit.put(msgspec.structs.replace(snapshot, node=node, status=cast("SnapshotStatus", state), progress=100))
-
-
-async def undo_snapshot(ctx: Context) -> None:
-    """Let go of the node that may have been taken, and show why the snapshot failed."""
-    snapshot = await ctx.unit.get(Snapshot, str(ctx.job.arguments.get("snapshot") or ctx.job.resource))
-    if snapshot is None or snapshot.status != "progressing":
-        return
-    await ctx.volumes.delete_snapshot(snapshot.volume, snapshot.id)
-    state = SNAPSHOT.step(snapshot.status, "take_failed", snapshot.id).state
-    ctx.unit.put(msgspec.structs.replace(snapshot, status=cast("SnapshotStatus", state), reason=ctx.job.error))
-    ctx.argue(volumes=[{"id": snapshot.volume}])
-
-
-async def wait_snapshot_unread(ctx: Context) -> None:
-    """Wait until no disk needs the snapshot any more: one may have been asked for just before."""
-    snapshot = await ctx.unit.get(Snapshot, ctx.job.resource)
-    if snapshot is None or not snapshot.node:
-        return
-    users = await readers_of_snapshot(ctx.unit, snapshot)
-    if users:
-        raise NotYetError(f"{', '.join(users[:5])} still read it", *(f"disk/{d}" for d in users))
-
-
-async def delete_node(ctx: Context) -> None:
-    """Let go of the snapshot's node."""
-    await ctx.volumes.delete_snapshot(str(ctx.job.arguments["volume"]), ctx.job.resource)
-
-
-async def remove_snapshot(ctx: Context) -> None:
-    """Delete the snapshot's record."""
-    if await ctx.unit.get(Snapshot, ctx.job.resource) is not None:
-        ctx.unit.delete(Snapshot, ctx.job.resource)
-    ctx.argue(volumes=[{"id": ctx.job.arguments["volume"]}])
-
-
-async def publish_image(ctx: Context) -> None:
-    """Say that an image is Available, now that its snapshot is there."""
-    image = await ctx.unit.get(Image, ctx.job.resource)
-    if image is None:
-        raise JobFailedError(f"the image {ctx.job.resource} is gone")
-    snapshot = await ctx.snapshot()
-    state = IMAGE.step(image.status, "created", image.id).state
-    ctx.unit.put(msgspec.structs.replace(image, node=snapshot.node, status=cast("ImageStatus", state), progress=100))
-
-
-async def undo_image(ctx: Context) -> None:
-    """Show why the image could not be made."""
-    image = await ctx.unit.get(Image, ctx.job.resource)
-    if image is None:
-        return
-    state = IMAGE.step(image.status, "create_failed", image.id).state
-    ctx.unit.put(msgspec.structs.replace(image, status=cast("ImageStatus", state), reason=ctx.job.error))
-
-
-async def wait_image_unread(ctx: Context) -> None:
-    """Wait until no disk needs the image any more."""
-    image = await ctx.unit.get(Image, ctx.job.resource)
-    if image is None or not image.node:
-        return
-    users = await readers_of_image(ctx.unit, image)
-    if users:
-        raise NotYetError(f"{', '.join(users[:5])} still read it", *(f"disk/{d}" for d in users))
-
-
-async def remove_image(ctx: Context) -> None:
-    """Delete the image's record."""
-    if await ctx.unit.get(Image, ctx.job.resource) is not None:
-        ctx.unit.delete(Image, ctx.job.resource)
-    ctx.argue(volumes=[{"id": ctx.job.arguments["volume"]}])

@@ -28,5 +28,11 @@ class Volumes(Protocol):
     async def take_snapshot(self, volume: str, token: str) -> int:
         """Freeze the volume's present contents; return the node. The same token gives the same node."""
 
+    async def take_group(self, tokens: dict[str, str]) -> dict[str, int]:
+        """Freeze several volumes (volume → token) at one moment; return volume → node. The same tokens, the same."""
+
+    async def roll_back(self, volume: str, snapshot: str, token: str) -> None:
+        """Let a volume go on from the node that was taken with the token ``snapshot``; done once for each ``token``."""
+
     async def delete_snapshot(self, volume: str, token: str) -> None:
         """Let go of the node that was taken with this token; none is no error."""

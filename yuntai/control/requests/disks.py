@@ -120,7 +120,8 @@ async def need_instance(unit: Unit, caller: Caller, instance_id: str) -> Instanc
     )
 
 
-def _refuse_busy(disk: Disk) -> None:
+def need_idle(disk: Disk) -> None:
+    """Refuse while another operation works on the disk."""
     if disk.job:
         raise ApiError(
             "OperationConflict",
@@ -135,7 +136,7 @@ async def delete_disk(store: Store, caller: Caller, disk_id: str) -> None:
     async def body(unit: Unit) -> None:
         disk = await need_disk(unit, caller, disk_id)
         move = decide(DISK, disk.status, "delete", disk.id)
-        _refuse_busy(disk)
+        need_idle(disk)
         await progressing_on(unit, disk.id)
         job = new_job(caller, move.wants, disk.id, volumes=[volume_of(disk, None)])
         unit.put(msgspec.structs.replace(disk, status="Deleting", job=job.id))
@@ -154,7 +155,7 @@ async def attach_disk(
         disk = await need_disk(unit, caller, disk_id)
         decide(INSTANCE, instance.status, "attach_disk", instance.id)
         move = decide(DISK, disk.status, "attach", disk.id)
-        _refuse_busy(disk)
+        need_idle(disk)
         attached = [d for d in await unit.list(Disk) if d.instance == instance.id]
         await quotas.need_within(unit, caller.account, "disks_per_instance", len(attached) + 1)
         job = new_job(caller, move.wants, disk.id, instance=instance.id)
@@ -196,7 +197,7 @@ async def detach_disk(
                 "InvalidDiskId.NotPortable",
                 f"The disk {disk.id} is the system disk of {instance.id}; only data disks can be detached.",
             )
-        _refuse_busy(disk)
+        need_idle(disk)
         job = new_job(caller, move.wants, disk.id, instance=instance.id)
         keep = disk.delete_with_instance if delete_with_instance is None else delete_with_instance
         unit.put(msgspec.structs.replace(disk, status="Detaching", job=job.id, delete_with_instance=keep, reason=""))
@@ -212,7 +213,7 @@ async def resize_disk(store: Store, caller: Caller, disk_id: str, new_size_gib: 
     async def body(unit: Unit) -> None:
         disk = await need_disk(unit, caller, disk_id)
         move = decide(DISK, disk.status, "resize", disk.id)
-        _refuse_busy(disk)
+        need_idle(disk)
         if new_size_gib <= disk.size_gib:
             raise errors.invalid(
                 "NewSize", new_size_gib, f"use more than the present {disk.size_gib} GiB", "InvalidDiskSize.TooSmall"

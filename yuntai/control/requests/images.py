@@ -10,11 +10,12 @@ from yuntai.control import errors
 from yuntai.control.errors import ApiError
 from yuntai.control.requests import quotas, validate
 from yuntai.control.requests.base import decide, matches, new_job, owned, paginate, transact
-from yuntai.control.requests.disks import need_instance
-from yuntai.control.requests.snapshots import add_snapshot, need_snapshot
+from yuntai.control.requests.disks import DEVICES, need_instance
+from yuntai.control.requests.snapshot_groups import add_group, disks_of
+from yuntai.control.requests.snapshots import need_snapshot
 from yuntai.control.sources import readers_of_image
 from yuntai.model.base import new_id, now_utc
-from yuntai.model.compute import Disk, Image, Snapshot
+from yuntai.model.compute import Disk, Image, ImageDisk, Snapshot
 from yuntai.model.lifecycle import INSTANCE
 from yuntai.model.lifecycle_storage import IMAGE, SNAPSHOT
 
@@ -30,6 +31,7 @@ async def create_image(
     *,
     snapshot_id: str = "",
     instance_id: str = "",
+    data_snapshots: tuple[str, ...] = (),
     name: str = "",
     description: str = "",
     os_name: str = "",
@@ -37,7 +39,10 @@ async def create_image(
     client_token: str = "",
     dry_run: bool = False,
 ) -> str:
-    """CreateImage from a snapshot of a system disk, or from an instance (whose snapshot is taken first)."""
+    """CreateImage from a snapshot of a system disk, with data disks' if wanted, or from an instance with all its disks.
+
+    Those of an instance are taken first, at one moment.
+    """
     if bool(snapshot_id) == bool(instance_id):
         if snapshot_id:
             raise errors.invalid("InstanceId", instance_id, "give it or SnapshotId, not both")
@@ -53,9 +58,11 @@ async def create_image(
                 "ImageName", name, "an image has that name; choose another", "InvalidImageName.Duplicated"
             )
         if snapshot_id:
-            snapshot = await _usable(unit, caller, snapshot_id)
+            taken = [await _usable(unit, caller, snapshot_id)]
+            taken += [await _usable_data(unit, caller, one) for one in data_snapshots]
         else:
-            snapshot = await _snapshot_of(unit, caller, instance_id)
+            taken = await _snapshots_of(unit, caller, instance_id)
+        snapshot = taken[0]
         origin = await _origin(unit, snapshot)
         image_id = new_id("m")
         image = Image(
@@ -74,15 +81,25 @@ async def create_image(
             owner_alias="self",
             source_snapshot=snapshot.id,
             source_instance=instance_id,
+            data_disks=tuple(
+                ImageDisk(
+                    snapshot=one.id,
+                    volume=one.volume,
+                    node=one.node,
+                    size_gib=one.size_gib,
+                    device=DEVICES[index],
+                )
+                for index, one in enumerate(taken[1:], 1)
+            ),
             tags=checked,
             created=now_utc(),
         )
         unit.add(image)
         if not snapshot_id:
-            unit.add(new_job(caller, "create_image", image.id, snapshot=snapshot.id))
+            unit.add(new_job(caller, "create_image", image.id, snapshots=[one.id for one in taken]))
         return image.id
 
-    arguments = [snapshot_id, instance_id, name, description, os_name, checked]
+    arguments = [snapshot_id, instance_id, data_snapshots, name, description, os_name, checked]
     return await transact(
         store, caller, body, str, action="CreateImage", token=client_token, arguments=arguments, dry_run=dry_run
     )
@@ -100,13 +117,19 @@ async def _usable(unit: Unit, caller: Caller, snapshot_id: str) -> Snapshot:
     return snapshot
 
 
-async def _snapshot_of(unit: Unit, caller: Caller, instance_id: str) -> Snapshot:
+async def _usable_data(unit: Unit, caller: Caller, snapshot_id: str) -> Snapshot:
+    snapshot = await need_snapshot(unit, caller, snapshot_id)
+    decide(SNAPSHOT, snapshot.status, "use", snapshot.id)
+    return snapshot
+
+
+async def _snapshots_of(unit: Unit, caller: Caller, instance_id: str) -> list[Snapshot]:
     instance = await need_instance(unit, caller, instance_id)
     decide(INSTANCE, instance.status, "create_image", instance.id)
-    disk = await unit.get(Disk, instance.system_disk)
-    if disk is None:
+    disks = await disks_of(unit, instance_id)
+    if not disks or disks[0].id != instance.system_disk:
         raise errors.not_found("system disk", instance.system_disk, "InvalidDiskId.NotFound")
-    return await add_snapshot(unit, caller, disk, description=f"for an image of {instance_id}")
+    return await add_group(unit, caller, disks, description=f"for an image of {instance_id}")
 
 
 async def _origin(unit: Unit, snapshot: Snapshot) -> Image | None:

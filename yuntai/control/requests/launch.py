@@ -18,10 +18,11 @@ from yuntai.control.requests.images import need_image
 from yuntai.control.requests.keypairs import need_key_pair
 from yuntai.control.requests.security_groups import need_group, need_group_in
 from yuntai.control.requests.snapshots import need_snapshot
+from yuntai.control.requests.types import DiskSpec
 from yuntai.control.requests.vswitches import need_vswitch
 from yuntai.model.base import new_id, now_utc
 from yuntai.model.cluster import Host
-from yuntai.model.compute import INSTANCE_TYPES, Disk, Image, Instance, InstanceType
+from yuntai.model.compute import INSTANCE_TYPES, Disk, Image, Instance, InstanceType, Snapshot
 from yuntai.model.lifecycle_storage import IMAGE, SNAPSHOT
 from yuntai.model.network import Port, Vpc, VSwitch
 from yuntai.network.addresses import guest_mac
@@ -30,9 +31,8 @@ from yuntai.state.store import TXN_OPERATIONS_MAX
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from yuntai.control.requests.types import Caller, DiskSpec, RunInstances
+    from yuntai.control.requests.types import Caller, RunInstances
     from yuntai.control.unit import Unit
-    from yuntai.model.compute import Snapshot
     from yuntai.state import Store
 
 AMOUNT_MAX = 100
@@ -163,7 +163,18 @@ async def _resolve(unit: Unit, caller: Caller, request: RunInstances, kind: Inst
             f"the image {image.id} needs {image.size_gib} GiB or more",
             "InvalidSystemDiskSize.LessThanImageSize",
         )
-    data = []
+    data: list[tuple[DiskSpec, int, Snapshot | None]] = []
+    for own in image.data_disks:
+        snapshot = await unit.get(Snapshot, own.snapshot)
+        if snapshot is None:
+            raise errors.not_found("snapshot", own.snapshot, "InvalidSnapshotId.NotFound")
+        data.append((DiskSpec(snapshot_id=own.snapshot), own.size_gib, snapshot))
+    if len(data) + len(request.data_disks) > DATA_DISKS_MAX:
+        raise errors.invalid(
+            "DataDisk.N",
+            f"{len(request.data_disks)} disks",
+            f"the image has {len(data)}, and {DATA_DISKS_MAX} are possible",
+        )
     for number, spec in enumerate(request.data_disks, 1):
         snapshot = None
         if spec.snapshot_id:

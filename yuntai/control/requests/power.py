@@ -13,6 +13,7 @@ from yuntai.control.requests.disks import need_instance
 from yuntai.control.requests.types import InstanceResponse
 from yuntai.model.base import now_utc
 from yuntai.model.cluster import Job
+from yuntai.model.compute import Disk
 from yuntai.model.lifecycle import INSTANCE
 
 if TYPE_CHECKING:
@@ -35,6 +36,13 @@ def _move(instance: Instance, status: str, job: Job, **changes: Any) -> Instance
 async def _start(unit: Unit, caller: Caller, instance_id: str) -> InstanceResponse:
     instance = await need_instance(unit, caller, instance_id)
     move = decide(INSTANCE, instance.status, "start", instance_id)
+    for disk in await unit.list(Disk):
+        if disk.instance == instance_id and disk.status == "ReIniting":
+            raise ApiError(
+                "IncorrectDiskStatus",
+                f"The disk {disk.id} is being given other contents; start {instance_id} when that is done.",
+                errors.FORBIDDEN,
+            )
     job = new_job(caller, move.wants, instance_id)
     unit.put(_move(instance, move.state, job, force_stop=False, stopped_mode="Not-applicable"))
     unit.add(job)

@@ -8,7 +8,7 @@ from yuntai.control import errors
 from yuntai.control.requests.types import QuotaUse
 from yuntai.control.unit import Unit
 from yuntai.model.cluster import Account
-from yuntai.model.compute import Disk, Image, Instance, KeyPair, Snapshot
+from yuntai.model.compute import AutoSnapshotPolicy, Disk, Image, Instance, KeyPair, Snapshot
 from yuntai.model.network import SecurityGroup, Vpc, VSwitch
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ DEFAULTS: dict[str, int] = {
     "groups_per_instance": 5,
     "disks_per_instance": 17,
     "keypairs": 500,
+    "auto_snapshot_policies": 100,
 }
 _CODES = {
     "instances": "QuotaExceed.Instance",
@@ -45,6 +46,7 @@ _CODES = {
     "groups_per_instance": "InstanceSecurityGroupLimitExceeded",
     "disks_per_instance": "InstanceDiskLimitExceeded",
     "keypairs": "QuotaExceed.KeyPair",
+    "auto_snapshot_policies": "QuotaExceed.AutoSnapshotPolicy",
 }
 _COUNTED: dict[str, type[Record]] = {
     "instances": Instance,
@@ -55,6 +57,7 @@ _COUNTED: dict[str, type[Record]] = {
     "vswitches": VSwitch,
     "security_groups": SecurityGroup,
     "keypairs": KeyPair,
+    "auto_snapshot_policies": AutoSnapshotPolicy,
 }
 
 

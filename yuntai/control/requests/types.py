@@ -6,7 +6,15 @@ from typing import Generic, Literal, TypeVar
 
 import msgspec
 
-from yuntai.model.compute import Disk, Image, Instance, ObservedInstance
+from yuntai.model.compute import (
+    AutoSnapshotPolicy,
+    Disk,
+    Image,
+    Instance,
+    ObservedInstance,
+    Snapshot,
+    SnapshotGroup,
+)
 from yuntai.model.network import Port
 
 T = TypeVar("T")
@@ -38,6 +46,28 @@ class Page(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
     page_number: int
     page_size: int
     next_token: str = ""
+
+
+class GroupDetail(msgspec.Struct, frozen=True, kw_only=True):
+    """A group with its snapshots."""
+
+    group: SnapshotGroup
+    snapshots: tuple[Snapshot, ...]
+
+
+class PolicyDetail(msgspec.Struct, frozen=True, kw_only=True):
+    """An automatic snapshot policy with the disks that it is applied to."""
+
+    policy: AutoSnapshotPolicy
+    disks: tuple[str, ...]
+
+
+class Deletion(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one snapshot of a group that is to be deleted; ``code`` "" = it goes."""
+
+    snapshot: str
+    code: str = ""
+    message: str = ""
 
 
 class DiskSpec(msgspec.Struct, frozen=True, kw_only=True):
