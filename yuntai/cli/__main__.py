@@ -11,17 +11,17 @@ from typing import Annotated
 import typer
 
 from yuntai import __version__
-from yuntai.cli import archive, cloud, images, instances, networks, storage
+from yuntai.cli import archive, cloud, images, instances, networks, snapshots, storage
 from yuntai.cli.client import CliError
 from yuntai.cli.output import fail
 
 app = typer.Typer(no_args_is_help=True, help="Yuntai: an elastic compute cloud.", pretty_exceptions_enable=False)
 app.add_typer(instances.app, name="instance")
 app.add_typer(storage.disk, name="disk")
-app.add_typer(storage.snapshot, name="snapshot")
-storage.snapshot.command("export")(archive.export)
-storage.snapshot.command("import")(archive.import_)
-storage.snapshot.add_typer(archive.app, name="archive")
+app.add_typer(snapshots.app, name="snapshot")
+snapshots.app.command("export")(archive.export)
+snapshots.app.command("import")(archive.import_)
+snapshots.app.add_typer(archive.app, name="archive")
 app.add_typer(images.app, name="image")
 app.add_typer(networks.vpc, name="vpc")
 app.add_typer(networks.vswitch, name="vswitch")

@@ -91,6 +91,11 @@ def gib(size_bytes: int) -> str:
     return f"{size_bytes / (1 << 30):.1f} GiB"
 
 
+def mib(size_bytes: int) -> str:
+    """Return bytes in MiB, or in GiB from ten of these on."""
+    return gib(size_bytes) if size_bytes >= 10 << 30 else f"{size_bytes / (1 << 20):.1f} MiB"
+
+
 def wait_for(what: str, look: Callable[[], str], wanted: str, timeout_s: float, failed: tuple[str, ...] = ()) -> None:
     """Wait until ``look()`` gives ``wanted``, showing what it gives; raise :class:`CliError` if it does not come."""
     deadline = time.monotonic() + timeout_s

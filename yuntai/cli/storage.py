@@ -1,4 +1,4 @@
-"""``yuntai disk|snapshot|image|volume|chunkserver …``."""
+"""``yuntai disk|volume|chunkserver …``."""
 
 from __future__ import annotations
 
@@ -12,12 +12,10 @@ from yuntai.cli.local import local_pid, local_uri
 from yuntai.cli.output import Format, Output, Timeout, Wait, gib, made, one, rows, wait_for
 
 disk = typer.Typer(no_args_is_help=True, help="elastic disks")
-snapshot = typer.Typer(no_args_is_help=True, help="snapshots of disks")
 volume = typer.Typer(no_args_is_help=True, help="volumes of the block store, below disks (operator)")
 chunkserver = typer.Typer(no_args_is_help=True, help="chunk servers of the block store (operator)")
 
 DiskId = Annotated[str, typer.Argument(metavar="DISK", help="the disk's id, d-…")]
-SnapshotId = Annotated[str, typer.Argument(metavar="SNAPSHOT", help="the snapshot's id, s-…")]
 VolumeId = Annotated[str, typer.Argument(metavar="VOLUME", help="the volume's id, vol-…")]
 HostId = Annotated[str, typer.Option("--host", help="the host")]
 GIB = 1 << 30
@@ -104,66 +102,42 @@ def disk_detach(disk_id: DiskId, instance: instances.Id, wait: Wait = False, tim
     _settle_disk(api, disk_id, "Available", wait, timeout)
 
 
+@disk.command("reset")
+def disk_reset(
+    disk_id: DiskId,
+    from_snapshot: Annotated[str, typer.Argument(metavar="SNAPSHOT", help="a snapshot of this disk, s-…")],
+    wait: Wait = False,
+    timeout: Timeout = 60,
+) -> None:
+    """Roll a disk back to one of its snapshots; its instance must be stopped."""
+    api = Api()
+    api.ecs("ResetDisk", DiskId=disk_id, SnapshotId=from_snapshot)
+    settle_restored(api, disk_id, wait, timeout)
+
+
+@disk.command("reinit")
+def disk_reinit(disk_id: DiskId, wait: Wait = False, timeout: Timeout = 60) -> None:
+    """Make a disk what it was when it was new: its image, its snapshot, or empty; its instance must be stopped."""
+    api = Api()
+    api.ecs("ReInitDisk", DiskId=disk_id)
+    settle_restored(api, disk_id, wait, timeout)
+
+
+def settle_restored(api: Api, disk_id: str, wait: bool, timeout_s: float) -> None:
+    """Wait until a disk has its new contents."""
+    if wait:
+        wait_for(
+            disk_id,
+            lambda: "ready" if _disk_status(api, disk_id) in ("Available", "In_use") else "ReIniting",
+            "ready",
+            timeout_s,
+        )
+
+
 @disk.command("resize")
 def disk_resize(disk_id: DiskId, size: Annotated[int, typer.Argument(help="new size in GiB", min=1)]) -> None:
     """Make a disk larger."""
     Api().ecs("ResizeDisk", DiskId=disk_id, NewSize=size, Type="online")
-
-
-@snapshot.command("list")
-def snapshot_list(
-    of: Annotated[str, typer.Option("--disk", help="only those of this disk")] = "", output: Output = Format.table
-) -> None:
-    """List snapshots."""
-    rows(
-        Api().every(ECS, "DescribeSnapshots", "Snapshots", "Snapshot", DiskId=of),
-        {
-            "ID": lambda s: s["SnapshotId"],
-            "NAME": lambda s: s["SnapshotName"],
-            "STATUS": lambda s: s["Status"],
-            "PROGRESS": lambda s: s["Progress"],
-            "DISK": lambda s: s["SourceDiskId"],
-            "SIZE": lambda s: f"{s['SourceDiskSize']} GiB",
-            "CREATED": lambda s: s["CreationTime"],
-        },
-        output,
-    )
-
-
-def _snapshot(api: Api, snapshot_id: str) -> dict[str, object]:
-    found = list(api.every(ECS, "DescribeSnapshots", "Snapshots", "Snapshot", SnapshotIds=f'["{snapshot_id}"]'))
-    return found[0] if found else {}
-
-
-@snapshot.command("show")
-def snapshot_show(snapshot_id: SnapshotId, output: Output = Format.table) -> None:
-    """Show one snapshot."""
-    found = _snapshot(Api(), snapshot_id)
-    if not found:
-        raise CliError(f"there is no snapshot {snapshot_id!r}; `yuntai snapshot list` shows all")
-    one(found, output)
-
-
-@snapshot.command("create")
-def snapshot_create(
-    disk_id: DiskId,
-    name: Annotated[str, typer.Option(help="name")] = "",
-    wait: Wait = False,
-    timeout: Timeout = 60,
-    output: Output = Format.table,
-) -> None:
-    """Take a snapshot of a disk while it is used."""
-    api = Api()
-    made_id = api.ecs("CreateSnapshot", DiskId=disk_id, SnapshotName=name)["SnapshotId"]
-    if wait:
-        wait_for(made_id, lambda: str(_snapshot(api, made_id).get("Status", "")), "accomplished", timeout, ("failed",))
-    made({"SnapshotId": made_id}, made_id, output)
-
-
-@snapshot.command("delete")
-def snapshot_delete(snapshot_id: SnapshotId) -> None:
-    """Delete a snapshot that nothing stands on."""
-    Api().ecs("DeleteSnapshot", SnapshotId=snapshot_id)
 
 
 @volume.command("list")
