@@ -52,6 +52,15 @@ class Volumes(Protocol):
     async def detach(self, volume_id: str, host: str) -> Volume:
         """Have a host let go of a volume."""
 
+    async def operate(self, what: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Ask the store for a report, or with a body tell it to do something."""
+
+    async def masters(self) -> dict[str, str]:
+        """Return every master's URL and its role."""
+
+    async def remove_server(self, server_id: str) -> None:
+        """Forget a chunk server that was drained."""
+
     async def snapshot(self, volume_id: str, name: str = "") -> int:
         """Freeze a volume as it is now and return the node; the same name gives the same node."""
 

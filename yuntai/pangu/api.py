@@ -10,7 +10,7 @@ import structlog
 from aiohttp import web
 
 from yuntai import __version__, log
-from yuntai.pangu import http_auth, rules
+from yuntai.pangu import api_operator, http_auth, rules
 from yuntai.pangu.errors import Invalid, NotFound, PanguError
 from yuntai.pangu.office import unavailable
 from yuntai.pangu.requests import (
@@ -49,7 +49,7 @@ _encode = msgspec.json.Encoder().encode
 def application(master: Master) -> web.Application:
     """Return the aiohttp application of one master."""
     app = web.Application(client_max_size=BODY_BYTES_MAX)
-    for method, path, handler in routes():
+    for method, path, handler in (*routes(), *api_operator.routes()):
         app.router.add_route(method, path, _endpoint(master, handler))
     app.router.add_route("GET", "/v1/health", _health(master))
     app.router.add_route("*", "/{rest:.*}", _endpoint(master, _nothing))

@@ -162,6 +162,32 @@ class PanguClient:
         """Return every gateway: ``id``, ``address``, ``nbd_dir``, ``state``, ``volumes`` (a count), ``pid``…."""
         return _convert(await self.request("GET", "/v1/gateways"), list[dict[str, Any]])
 
+    async def masters(self) -> dict[str, str]:
+        """Return every known master's URL → "leader", "standby", or "down"."""
+
+        async def role(url: str) -> str:
+            try:
+                async with PanguClient([url], self._secret, retry_for_s=0.0) as one:
+                    return str((await one.health())["role"])
+            except PanguError:
+                return "down"
+
+        roles = await asyncio.gather(*(role(url) for url in self._urls))
+        return dict(zip(self._urls, roles, strict=True))
+
+    async def operate(self, what: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Ask what only the operator asks; the table is in :func:`yuntai.pangu.api_operator.routes`.
+
+        ``work``, ``health``, ``settings`` without a body; with one ``settings``, ``drain``, ``balance``, ``scrub``,
+        ``salvage``.
+        """
+        method = "GET" if body is None else "POST"
+        return _convert(await self.request(method, f"/v1/pangu/{what}", body), dict[str, Any])
+
+    async def remove_server(self, server_id: str) -> None:
+        """Forget a chunk server that was drained; fine if it is gone."""
+        await self.request("DELETE", f"/v1/chunkservers/{server_id}")
+
     async def health(self) -> dict[str, Any]:
         """Return the role and version of the master that is asked first."""
         return _convert(await self.request("GET", "/v1/health"), dict[str, Any])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import heapq
+from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -43,6 +44,7 @@ NEEDS_MAX = 50_000
 VOLUMES_PER_BREATH = 50
 MAJORITY = 0.5
 BURST_S = 2.0
+LATELY_S = 20.0
 
 _log = log.get("mover")
 
@@ -67,8 +69,11 @@ class Mover:
         self.needs: list[planner.Need] = []
         self.left: dict[int, int] = {}
         """Replicas that have yet to leave each server."""
-        self.urgent: dict[int, int] = {}
-        """Live replicas → chunks that must move and have so many."""
+        self.reasons: dict[str, int] = dict.fromkeys(planner.REASONS, 0)
+        """Why → replicas that have yet to move."""
+        self.most: dict[str, int] = dict.fromkeys(planner.REASONS, 0)
+        """The same when it was the most since this work began."""
+        self._recent: deque[tuple[float, int]] = deque(maxlen=1000)
         self.view = planner.View({}, frozenset(), frozenset())
         self.committed = 0
         self.committed_bytes = 0
@@ -98,8 +103,19 @@ class Mover:
         gone = set(moves)
         self.plan.wanted[volume_id] = tuple(move for move in self.moves_of(volume_id) if move not in gone)
         self.committed += len(gone)
-        self.committed_bytes += sum(self.view.replica_bytes(move.from_) for move in gone)
+        size = sum(self.view.replica_bytes(move.from_) for move in gone)
+        self.committed_bytes += size
+        self._recent.append((asyncio.get_running_loop().time(), size))
         self.wake()
+
+    def bytes_per_s(self) -> float:
+        """Return how fast moves have been going lately."""
+        now = asyncio.get_running_loop().time()
+        return sum(size for at, size in self._recent if now - at <= LATELY_S) / LATELY_S
+
+    def moves_per_s(self) -> float:
+        """Return the same in replicas: commits come in batches, so this is rough."""
+        return self.bytes_per_s() / max(1, self.committed_bytes // max(1, self.committed))
 
     async def run(self) -> None:
         """Plan and tell until cancelled."""
@@ -162,7 +178,7 @@ class Mover:
         """Find the most urgent needs of all volumes, in order; the loop breathes in between."""
         found: list[planner.Need] = []
         left: dict[int, int] = {}
-        urgent: dict[int, int] = {}
+        reasons = dict.fromkeys(planner.REASONS, 0)
         balance = planner.REASONS.index(planner.BALANCE)
         # Whether anything must move depends on the set of replicas alone, and copysets make those few.
         bad = self._atlas.bad(self.view)
@@ -177,11 +193,12 @@ class Mover:
                 if need.reason == balance and not self._holdings.has(need):
                     continue
                 left[need.from_] = left.get(need.from_, 0) + 1
-                urgent[need.live] = urgent.get(need.live, 0) + 1
+                reasons[planner.REASONS[need.reason]] += 1
                 found.append(need)
             if len(found) > 2 * NEEDS_MAX:
                 found = heapq.nsmallest(NEEDS_MAX, found)
-        self.left, self.urgent = left, urgent
+        self.left, self.reasons = left, reasons
+        self.most = {why: max(self.most[why], count) if count else 0 for why, count in reasons.items()}
         self.needs = heapq.nsmallest(NEEDS_MAX, found)
 
     def _open_at(self, volume: Volume) -> str:

@@ -89,3 +89,36 @@ class GroupTaken(msgspec.Struct, frozen=True, kw_only=True):
 def nbd_uri(export: str, socket: str) -> str:
     """Return the NBD URI of an export on a unix socket."""
     return f"nbd+unix:///{export}?socket={socket}"
+
+
+class Set(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``POST /v1/pangu/settings``. ``null`` takes a value back."""
+
+    values: dict[str, int | None]
+
+
+class Drain(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``POST /v1/pangu/drain``. Servers (``cs-2``), or all of a rack."""
+
+    servers: tuple[str, ...] = ()
+    rack: str = ""
+    undo: bool = False
+
+
+class Balance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``POST /v1/pangu/balance``."""
+
+    stop: bool = False
+
+
+class Scrub(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``POST /v1/pangu/scrub``. No servers: all."""
+
+    servers: tuple[str, ...] = ()
+
+
+class Salvage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``POST /v1/pangu/salvage``."""
+
+    volume: str
+    chunk: int

@@ -16,6 +16,7 @@ from yuntai.pangu.gateways import Gateways
 from yuntai.pangu.healing import Healing
 from yuntai.pangu.holdings import Holdings
 from yuntai.pangu.mover import Mover
+from yuntai.pangu.operations import Operations
 from yuntai.pangu.servers import Servers
 from yuntai.pangu.serving import Serving
 from yuntai.pangu.snapshots import Snapshots
@@ -54,6 +55,7 @@ class Session:
         self.sweeper = Sweeper(office, self.servers)
         self.accounts = Accounts(office, self.servers)
         self.snapshots = Snapshots(office, self.serving, self.sweeper, self.accounts)
+        self.operations = Operations(self)
 
     async def run(self) -> None:
         """Lead. A part that ends by itself has a fault, which ends the term and goes up."""

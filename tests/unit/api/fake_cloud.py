@@ -38,11 +38,55 @@ REGION, ZONE = "cn-local", "cn-local-a"
 CONSOLE = b"\x1b[2J[    0.000000] Linux version 6.12\r\nlogin: "
 
 
+REPORTS: dict[str, dict[str, Any]] = {
+    "work": {
+        "workers": [
+            {
+                "where": "cs-1",
+                "name": "scrub",
+                "volume": "",
+                "state": "running",
+                "done": 3 << 30,
+                "total": 4 << 30,
+                "unit": "bytes",
+                "bytes_per_s": 50 << 20,
+                "limit_bytes_per_s": 0,
+                "note": "",
+            },
+            {"where": "master", "name": "repair", "volume": "", "state": "idle", "done": 0, "total": 0, "unit": ""},
+        ]
+    },
+    "health": {
+        "healthy": False,
+        "level": "warning",
+        "checks": [
+            {"name": "data", "level": "warning", "detail": "of 9 chunks, 4 chunks have 2 live replicas"},
+            {"name": "space", "level": "well", "detail": ""},
+        ],
+        "chunks": 9,
+        "chunks_by_live_replicas": {"2": 4, "3": 5},
+        "seconds_left": 75,
+    },
+    "settings": {
+        "settings": [
+            {"name": "repair_after_s", "where": "master", "value": None, "default": 600, "meaning": "grace"},
+            {"name": "scrub_period_s", "where": "server", "value": 9, "default": None, "meaning": "period"},
+        ],
+        "balancing": False,
+    },
+    "drain": {"servers": ["cs-2"]},
+    "balance": {"balancing": True, "from": ["cs-1"]},
+    "scrub": {"begun": ["cs-1"], "refused": {"cs-2": "it is down"}},
+    "salvage": {},
+}
+
+
 class FakeVolumes:
     """The block store, as far as the operator's actions see it."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
+        self.orders: list[tuple[str, dict[str, Any] | None]] = []
 
     async def _change(self, volume_id: str, **changes: Any) -> Volume:
         if await self.store.get(Volume, volume_id) is None:
@@ -61,6 +105,16 @@ class FakeVolumes:
         if found is not None and found.value.host:
             raise pangu_errors.Conflict(f"volume {volume_id} is attached to {found.value.host}; detach it first")
         await self.store.delete(Volume, volume_id)
+
+    async def operate(self, what: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        self.orders.append((what, body))
+        return REPORTS[what]
+
+    async def masters(self) -> dict[str, str]:
+        return {"http://10.0.0.1:7300": "leader", "http://10.0.0.2:7300": "down"}
+
+    async def remove_server(self, server_id: str) -> None:
+        self.orders.append(("remove", {"server": server_id}))
 
     async def resize(self, volume_id: str, size_bytes: int) -> Volume:
         return await self._change(volume_id, size_bytes=size_bytes)
