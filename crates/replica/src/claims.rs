@@ -61,6 +61,7 @@ impl<V: Vfs> Replica<V> {
     }
 
     pub(crate) fn on_claim(&mut self, asked: &Asked, frame: &Frame, now: Now) -> Result<(), Refusal> {
+        self.check_admitted()?;
         let body: ClaimBody = json_body(frame).map_err(|error| invalid(error.to_string()))?;
         let token = check_token(&self.config.token_secret, &body.token, now.unix_s)
             .map_err(|error| denied(&error.to_string()))?;

@@ -1,25 +1,39 @@
-//! The control channel: how the server is, and dropping volumes.
+//! The control channel: how the server is, and who answers what else.
 
 use serde_json::{json, Value};
 use yuntai_proto::control::{ServerRequest, ServerStatus};
 use yuntai_proto::data::Refusal;
 use yuntai_proto::handshake::{json_body, json_frame};
-use yuntai_proto::{Frame, Header, Kind, VolumeId};
+use yuntai_proto::{Frame, Header, Kind};
 use yuntai_store::vfs::Vfs;
 
+use crate::claims::invalid;
 use crate::replica::{Asked, Replica};
 
 impl<V: Vfs> Replica<V> {
     pub(crate) fn on_control(&mut self, asked: &Asked, frame: &Frame) -> Result<(), Refusal> {
         let answer = match json_body(frame) {
-            Ok(ServerRequest::Status {}) => json!({ "ok": self.status() }),
-            Ok(ServerRequest::DeleteVolume { volume }) => self.delete_volume(volume),
-            Ok(other) => json!({ "error": format!("this version cannot do it yet: {other:?}") }),
+            Ok(request) => match self.control(request) {
+                Ok(answer) => json!({ "ok": answer }),
+                Err(refusal) => json!({ "error": refusal.to_string() }),
+            },
             Err(error) => json!({ "error": error.to_string() }),
         };
         let header = Header { kind: Kind::ControlReply, ..asked.header };
         self.send(asked.connection, json_frame(header, &answer));
         Ok(())
+    }
+
+    fn control(&mut self, request: ServerRequest) -> Result<Value, Refusal> {
+        match request {
+            ServerRequest::Status {} => Ok(json!(self.status())),
+            ServerRequest::DeleteVolume { volume } => self.delete_volume(volume),
+            ServerRequest::Admit { store } => self.admit(&store),
+            ServerRequest::Volumes {} => Ok(json!(self.store.volumes())),
+            ServerRequest::Inventory { volume } => Ok(json!(self.store.chunk_states(volume))),
+            ServerRequest::DropChunks { volume, term, chunks } => self.drop_chunks(volume, term, &chunks),
+            other => Err(invalid(format!("this version cannot do it yet: {other:?}"))),
+        }
     }
 
     /// How the server is.
@@ -38,21 +52,10 @@ impl<V: Vfs> Replica<V> {
             journal_bytes: usage.journal_bytes,
             damaged_blocks: usage.damaged_blocks,
             full: usage.full,
-            admitted: true,
+            store: self.store.name(),
+            admitted: self.store.admitted(),
+            lost_durable: self.store.lost_durable(),
             ..ServerStatus::default()
-        }
-    }
-
-    fn delete_volume(&mut self, volume: VolumeId) -> Value {
-        self.commit();
-        self.cancel_pulls_of_volume(volume);
-        match self.store.delete_volume(volume) {
-            Ok(()) => {
-                self.revoke_all(volume);
-                tracing::info!(volume = format!("{volume:016x}"), "volume deleted");
-                json!({ "ok": true })
-            }
-            Err(refusal) => json!({ "error": refusal.to_string() }),
         }
     }
 }

@@ -10,6 +10,7 @@ mod control;
 mod pull;
 mod replica;
 mod serve;
+mod tend;
 
 pub use api::{Action, Config, ConnectionId, DialId, Event, Now};
 pub use replica::Replica;

@@ -15,6 +15,7 @@ use crate::{Action, Config, ConnectionId, DialId, Event, Now, Replica};
 mod claims;
 mod pulls;
 mod serving;
+mod tending;
 
 const SECRET: &[u8] = &[5; 32];
 const VOLUME: u64 = 0x77;
@@ -45,6 +46,10 @@ impl Server {
 
     fn over(vfs: MemVfs) -> Self {
         let store = Store::open(vfs.clone(), options()).unwrap();
+        Self::of(vfs, store)
+    }
+
+    fn of(vfs: MemVfs, store: Store<MemVfs>) -> Self {
         let config = Config { checkpoint_bytes: 1 << 20, ..Config::new(1, SECRET) };
         let replica = Replica::new(config, store, Now { us: 0, unix_s: UNIX_S });
         Self {

@@ -324,7 +324,13 @@ fn the_clouds_own_file_starts_it_too() {
     });
     std::fs::write(&path, config.to_string()).unwrap();
     let server = Server::start(&[Path::new("--config"), &path, Path::new("--id"), Path::new("4")]);
-    Link::open(&server.listen, &CLUSTER).unwrap().claim(1);
+    let mut link = Link::open(&server.listen, &CLUSTER).unwrap();
+    // A master's first words to a new server.
+    let status: serde_json::Value =
+        json_body(&link.ask(&json_frame(header(Kind::Control, 0), &serde_json::json!({"op": "status"})))).unwrap();
+    let admit = serde_json::json!({"op": "admit", "store": status["ok"]["store"]});
+    link.ask(&json_frame(header(Kind::Control, 0), &admit));
+    link.claim(1);
     let (code, words) = failing(&[Path::new("--config"), &path, Path::new("--id"), Path::new("5")]);
     assert!(code == 2 && words.contains("no server 5"), "{words}");
 }

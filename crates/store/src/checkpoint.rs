@@ -17,6 +17,7 @@ use yuntai_proto::{block_crc, VolumeId, BLOCK_BYTES};
 
 use crate::chunk::Placed;
 use crate::files::Handles;
+use crate::garbage::Doomed;
 use crate::groups::{Half, LayerKey, Slot, Stored};
 use crate::journal::{segment_path, SyncTicket, FOLDER};
 use crate::overlay::{Run, Source};
@@ -71,9 +72,9 @@ pub struct CheckpointJob<V: Vfs> {
     lost: Vec<(LayerKey, u16)>,
     /// Layers with halves that are not in use any more.
     to_punch: VecDeque<Work<V>>,
-    /// Deleted volumes whose files go.
-    doomed: Vec<VolumeId>,
-    gone: Vec<VolumeId>,
+    /// What is cleared away.
+    doomed: Doomed,
+    gone: Doomed,
     stage: Stage,
 }
 
@@ -98,6 +99,8 @@ impl<V: Vfs> Store<V> {
                 let runs = layer.overlay.iter().map(|(block, run)| (block, run.clone())).collect();
                 let placed = layer.placed.take().map(|placed| Arc::new(*placed));
                 layer.placed_before.clone_from(&placed);
+                // Files that were left here are made anew.
+                self.doomed.layers.remove(&key);
                 let (has_files, on_disk) = (layer.has_files, layer.on_disk);
                 todo.push_back(Work { key, has_files, on_disk, runs, placed, handles: None });
             }
@@ -127,7 +130,7 @@ impl<V: Vfs> Store<V> {
             lost: Vec::new(),
             to_punch: VecDeque::new(),
             doomed: self.doomed.clone(),
-            gone: Vec::new(),
+            gone: Doomed { chunks: self.doomed.chunks.clone(), ..Doomed::default() },
             stage: Stage::Journal,
         })
     }
@@ -151,7 +154,7 @@ impl<V: Vfs> Store<V> {
         }
         self.journal.forget_below(job.first_segment);
         self.checkpointed_lsn = job.lsn;
-        self.doomed.retain(|volume| !job.gone.contains(volume));
+        self.doomed.settle(&job.gone);
         self.checkpointing = false;
     }
 
@@ -220,21 +223,38 @@ impl<V: Vfs> CheckpointJob<V> {
                 self.vfs.sync_dir(FOLDER)?;
                 self.stage = Stage::Remove;
             }
-            Stage::Remove => match self.doomed.pop() {
-                Some(volume) => self.remove(volume),
-                None => self.stage = Stage::Done,
-            },
+            Stage::Remove => {
+                if let Some(volume) = self.doomed.volumes.pop_first() {
+                    self.remove_volume(volume);
+                } else if let Some(key) = self.doomed.layers.pop_first() {
+                    self.remove_layer(key);
+                } else {
+                    self.stage = Stage::Done;
+                }
+            }
             Stage::Done => {}
         }
         Ok(matches!(self.stage, Stage::Done))
     }
 
     /// A volume's files were in no table any more before this: what fails here is done by the next job or start.
-    fn remove(&mut self, volume: VolumeId) {
+    fn remove_volume(&mut self, volume: VolumeId) {
         match self.vfs.remove_dir(&LayerKey::folder(volume)) {
-            Ok(()) => self.gone.push(volume),
+            Ok(()) => {
+                self.gone.volumes.insert(volume);
+            }
             Err(error) => tracing::warn!(volume = format!("{volume:016x}"), %error, "a deleted volume's files stay"),
         }
+    }
+
+    /// What is left behind is a stray to the next start.
+    fn remove_layer(&mut self, key: LayerKey) {
+        for path in [key.data_path(), key.entries_path()] {
+            if let Err(error) = self.vfs.remove(&path) {
+                tracing::warn!(path, %error, "a file that nobody needs stays");
+            }
+        }
+        self.gone.layers.insert(key);
     }
 
     fn sync(&mut self, work: Work<V>) -> io::Result<()> {

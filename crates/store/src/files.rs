@@ -55,7 +55,8 @@ impl<V: Vfs> FileCache<V> {
         Ok(handles)
     }
 
-    pub(crate) fn drop_volume(&mut self, volume: u64) {
-        self.held.retain(|key, _| key.volume != volume);
+    /// Close all others.
+    pub(crate) fn retain(&mut self, keep: impl Fn(&LayerKey) -> bool) {
+        self.held.retain(|key, _| keep(key));
     }
 }

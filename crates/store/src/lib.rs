@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! superblock                       what this folder is
+//! marks                            whether gateways are let in, and which master spoke last
 //! fences.log                       who may write each volume; deleted volumes
 //! checkpoint                       every chunk's position and layers at one record of the journal
 //! journal/<number>.log             records since then: data and all, checksummed
@@ -26,8 +27,10 @@ mod chunk;
 mod error;
 mod fences;
 mod files;
+mod garbage;
 mod groups;
 mod journal;
+mod marks;
 mod open;
 mod overlay;
 mod owners;

@@ -1,7 +1,7 @@
 //! Opening a store: superblock, fences, checkpoint, replay.
 
 use std::collections::btree_map::Entry;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use yuntai_proto::{ChunkIndex, VolumeId, BLOCK_BYTES};
@@ -11,9 +11,11 @@ use crate::chunk::{Chunk, Layer};
 use crate::error::OpenError;
 use crate::fences::Fences;
 use crate::files::{FileCache, Handles};
+use crate::garbage::Doomed;
 use crate::groups::LayerKey;
 use crate::journal::replay::{replay, Start, Visitor};
 use crate::journal::Journal;
+use crate::marks::Marks;
 use crate::owners::OwnerCache;
 use crate::record::Header;
 use crate::store::{Options, Store};
@@ -114,6 +116,7 @@ impl<V: Vfs> Store<V> {
         })?;
         let identity = open_or_format(&vfs, options.server, options.uuid)?;
         let fences = Fences::open(&vfs)?.ok_or(OpenError::Damaged { what: "fences.log" })?;
+        let marks = Marks::read(&vfs)?;
         let table = read_table(&vfs)?;
         let start = Start { first_segment: table.first_segment, next_lsn: table.next_lsn };
         let alive = |volume: u64| !fences.get(volume).deleted;
@@ -143,7 +146,9 @@ impl<V: Vfs> Store<V> {
             files: FileCache::new(options.open_layers_max),
             batch: Batch::default(),
             checkpointing: false,
-            doomed: Vec::new(),
+            doomed: Doomed::default(),
+            uuid: identity.uuid,
+            marks,
             space: vfs.space()?,
             damaged_blocks: 0,
             lost_durable,
@@ -153,7 +158,8 @@ impl<V: Vfs> Store<V> {
             vfs,
             options,
         };
-        store.doomed = store.left_of(&doomed)?;
+        store.doomed.volumes = store.left_of(&doomed)?;
+        store.doomed.layers = store.strays()?;
         if lost_durable {
             store.mark_all_rebuilding()?;
         }
@@ -161,7 +167,7 @@ impl<V: Vfs> Store<V> {
     }
 
     /// Those of the deleted volumes that still have a folder.
-    fn left_of(&self, deleted: &[u64]) -> io::Result<Vec<u64>> {
+    fn left_of(&self, deleted: &[u64]) -> io::Result<BTreeSet<u64>> {
         let folders = self.vfs.list(VOLUMES)?;
         let name = |volume: &u64| LayerKey::folder(*volume).rsplit('/').next().unwrap_or_default().to_owned();
         Ok(deleted.iter().copied().filter(|volume| folders.binary_search(&name(volume)).is_ok()).collect())

@@ -34,6 +34,10 @@ impl<V: Vfs> Store<V> {
         if !whole || blocks < self.options.in_place_blocks_min {
             return None;
         }
+        // A checkpoint may be about to remove files of this name.
+        if self.doomed.layers.contains(key) {
+            return None;
+        }
         let layer = self.chunks.entry((key.volume, key.chunk)).or_default().layer_mut(key.layer);
         let taken = (block..block + blocks).any(|block| layer.is_placed(block));
         let (has_files, on_disk) = (layer.has_files, layer.on_disk);

@@ -54,8 +54,11 @@ impl<V: Vfs> Store<V> {
     /// # Errors
     /// [`Refusal::Full`] for a new chunk on a full disk.
     pub fn begin_rebuild(&mut self, volume: VolumeId, chunk: ChunkIndex, position: Position) -> Result<(), Refusal> {
-        if !self.chunks.contains_key(&(volume, chunk)) && self.is_above(self.options.rebuild_percent) {
-            return Err(Refusal::Full);
+        if !self.chunks.contains_key(&(volume, chunk)) {
+            self.check_not_dropped(volume, chunk)?;
+            if self.is_above(self.options.rebuild_percent) {
+                return Err(Refusal::Full);
+            }
         }
         let key = LayerKey { volume, chunk, layer: BASE_LAYER };
         self.stage_record(Kind::Begin, key, position, (0, 0), &[], Bytes::new());

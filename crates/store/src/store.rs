@@ -10,8 +10,10 @@ use yuntai_proto::{ChunkIndex, ServerId, VolumeId};
 use crate::chunk::Chunk;
 use crate::fences::{Fence, Fences};
 use crate::files::FileCache;
+use crate::garbage::Doomed;
 use crate::groups::LayerKey;
 use crate::journal::{InPlace, Journal, SyncTicket};
+use crate::marks::Marks;
 use crate::owners::OwnerCache;
 use crate::vfs::{Space, Vfs};
 use crate::write::Batch;
@@ -37,10 +39,12 @@ pub struct Options {
     pub full_percent: u64,
     /// From this share of the disk on, no chunk that is new here is rebuilt here.
     pub rebuild_percent: u64,
+    /// Gateways are let in without a master's word, also to a new, empty store.
+    pub admitted: bool,
 }
 
 impl Options {
-    /// What a server on a disk of its own uses.
+    /// What a server on a disk of its own uses, without a master that would admit it.
     #[must_use]
     pub fn new(server: ServerId, uuid: [u8; 16]) -> Self {
         Self {
@@ -53,6 +57,7 @@ impl Options {
             in_place_blocks_min: 16,
             full_percent: 90,
             rebuild_percent: 85,
+            admitted: true,
         }
     }
 }
@@ -91,8 +96,10 @@ pub struct Store<V: Vfs> {
     pub(crate) files: FileCache<V>,
     pub(crate) batch: Batch<V>,
     pub(crate) checkpointing: bool,
-    /// Deleted volumes whose files are still there: the next checkpoint removes them.
-    pub(crate) doomed: Vec<VolumeId>,
+    /// What the next checkpoint clears away.
+    pub(crate) doomed: Doomed,
+    pub(crate) uuid: [u8; 16],
+    pub(crate) marks: Marks,
     pub(crate) space: Space,
     pub(crate) damaged_blocks: u64,
     pub(crate) lost_durable: bool,
@@ -143,6 +150,14 @@ impl<V: Vfs> Store<V> {
         self.fences.set(volume, fence).map_err(|error| refusal_of(&error))
     }
 
+    /// Volumes with chunks here.
+    #[must_use]
+    pub fn volumes(&self) -> Vec<VolumeId> {
+        let mut volumes: Vec<VolumeId> = self.chunks.keys().map(|(volume, _)| *volume).collect();
+        volumes.dedup();
+        volumes
+    }
+
     /// Where every chunk of a volume stands.
     #[must_use]
     pub fn chunk_states(&self, volume: VolumeId) -> Vec<ChunkState> {
@@ -170,36 +185,6 @@ impl<V: Vfs> Store<V> {
         })
     }
 
-    /// Drop a volume and fence it for ever. Durable when it returns; its room comes back with a checkpoint.
-    ///
-    /// # Errors
-    /// [`Refusal::Io`] or [`Refusal::Full`]; then nothing happened.
-    pub fn delete_volume(&mut self, volume: VolumeId) -> Result<(), Refusal> {
-        debug_assert!(self.batch.is_empty(), "commit first");
-        let known = self.fences.get(volume);
-        if !known.deleted {
-            let fence = Fence { deleted: true, ..known };
-            self.fences.set(volume, fence).map_err(|error| refusal_of(&error))?;
-        }
-        let keys: Vec<_> = self.chunks.range((volume, 0)..=(volume, ChunkIndex::MAX)).map(|(key, _)| *key).collect();
-        for key in keys {
-            self.chunks.remove(&key);
-        }
-        self.owners.drop_volume(volume);
-        self.files.drop_volume(volume);
-        self.in_place.retain(|key, _| key.volume != volume);
-        if !self.doomed.contains(&volume) {
-            self.doomed.push(volume);
-        }
-        Ok(())
-    }
-
-    /// Are there files of deleted volumes? A checkpoint removes them.
-    #[must_use]
-    pub fn has_doomed(&self) -> bool {
-        !self.doomed.is_empty()
-    }
-
     /// Ask the file system anew how much room there is: once a second is enough.
     ///
     /// # Errors
@@ -224,14 +209,12 @@ impl<V: Vfs> Store<V> {
     #[must_use]
     pub fn usage(&self) -> Usage {
         let layers = self.chunks.values().flat_map(|chunk| &chunk.layers);
-        let mut volumes: Vec<VolumeId> = self.chunks.keys().map(|(volume, _)| *volume).collect();
-        volumes.dedup();
         Usage {
             used_bytes: layers.map(|layer| layer.allocated_bytes).sum::<u64>() + self.journal.bytes(),
             free_bytes: self.space.free_bytes,
             total_bytes: self.space.total_bytes,
             chunks: self.chunks.len() as u64,
-            volumes: volumes.len() as u64,
+            volumes: self.volumes().len() as u64,
             journal_bytes: self.journal.bytes(),
             damaged_blocks: self.damaged_blocks,
             full: self.is_full(),

@@ -7,6 +7,7 @@ use std::io;
 use yuntai_proto::ServerId;
 
 use crate::journal::{Identity, FOLDER};
+use crate::marks::Marks;
 use crate::vfs::{read_file, replace_file, Vfs};
 use crate::OpenError;
 
@@ -17,7 +18,7 @@ pub const FORMAT_VERSION: u32 = 1;
 /// Folder of the volumes' chunk files.
 pub(crate) const VOLUMES: &str = "volumes";
 /// What may stand in a folder whose formatting was cut short.
-const OWN_NAMES: [&str; 5] = ["lock", "superblock.new", FOLDER, VOLUMES, "lost+found"];
+const OWN_NAMES: [&str; 7] = ["lock", "superblock.new", "marks", "marks.new", FOLDER, VOLUMES, "lost+found"];
 
 fn encode(server: ServerId, identity: &Identity) -> [u8; 64] {
     let mut out = [0; 64];
@@ -63,6 +64,8 @@ pub(crate) fn open_or_format<V: Vfs>(vfs: &V, server: ServerId, uuid: [u8; 16]) 
     vfs.create_dir(FOLDER)?;
     vfs.create_dir(VOLUMES)?;
     let identity = Identity { uuid };
+    // Before it is a store: one without marks is from before there were any, and admitted.
+    Marks { admitted: false, term: 0 }.write(vfs)?;
     replace_file(vfs, "", NAME, &encode(server, &identity))?;
     Ok(identity)
 }

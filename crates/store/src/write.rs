@@ -171,8 +171,11 @@ impl<V: Vfs> Store<V> {
         if sequence != now.sequence + 1 || generation < now.generation {
             return Err(Refusal::OutOfOrder { expected: now.sequence + 1 });
         }
-        if state.is_none() && self.is_full() {
-            return Err(Refusal::Full);
+        if state.is_none() {
+            self.check_not_dropped(mutation.volume, mutation.chunk)?;
+            if self.is_full() {
+                return Err(Refusal::Full);
+            }
         }
         if self.journal_full() {
             return Err(Refusal::Busy { message: "the journal is full until a checkpoint is through".into() });

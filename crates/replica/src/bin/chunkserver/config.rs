@@ -35,6 +35,9 @@ pub(crate) struct Config {
     connections_max: Option<usize>,
     /// From this share of the disk on new chunks are refused.
     full_percent: Option<u64>,
+    /// Let gateways in without a master's word, also to a new store: what a server without a master wants.
+    #[serde(default = "yes")]
+    admitted: bool,
 }
 
 /// The parts of the cloud's `yuntai.json` that concern a chunk server.
@@ -48,6 +51,10 @@ struct Cloud {
 
 fn usual_secrets_dir() -> PathBuf {
     "/etc/yuntai/secrets".into()
+}
+
+fn yes() -> bool {
+    true
 }
 
 #[derive(Deserialize)]
@@ -115,6 +122,7 @@ impl Config {
             checkpoint_bytes: None,
             connections_max: None,
             full_percent: None,
+            admitted: true,
         })
     }
 
@@ -145,6 +153,7 @@ impl Config {
         Options {
             journal_bytes_max: self.journal_bytes_max.unwrap_or(default.journal_bytes_max),
             full_percent: self.full_percent.unwrap_or(default.full_percent),
+            admitted: self.admitted,
             ..default
         }
     }
