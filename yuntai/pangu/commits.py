@@ -66,19 +66,19 @@ async def _commit(
         if volume.value.read_only:
             return {"answer": "refused", "reason": f"{volume_name} is read-only here"}
         records = await _records(office, volume_name, moves)
-        servers = await _servers(office, moves, records)
-        outcome = move_rules.commit(
-            volume.value, _chunks(records), moves, {one.value.number: one.value for one in servers}
-        )
+        joining = await _joining(office, moves)
+        # The racks of the others as they were last heard of: reading each anew would cost more than all the rest.
+        servers = {**mover.servers(), **{one.value.number: one.value for one in joining}}
+        outcome = move_rules.commit(volume.value, _chunks(records), moves, servers)
         if not outcome.changed:
             return _answer(volume_name, outcome)
-        joining = {move.to for move in outcome.done}
+        members = {move.to for move in outcome.done}
         compare = [
             office.guard,
             Unchanged(volume),
             *(Unchanged(record) for record in records.values()),
             # A server that is drained, removed or got a new disk in this moment must not become a member.
-            *(Unchanged(server) for server in servers if server.value.number in joining),
+            *(Unchanged(server) for server in joining if server.value.number in members),
         ]
         # The volume's record is written too: whoever decided by the placement before compares it, and looks again.
         stale = await _stale(office, volume.value, records, outcome.changed)
@@ -114,12 +114,9 @@ async def _records(office: Office, volume: str, moves: list[Move]) -> dict[int, 
     return found
 
 
-async def _servers(
-    office: Office, moves: list[Move], records: dict[int, Versioned[Placement]]
-) -> list[Versioned[ChunkServer]]:
-    chunks = _chunks(records)
-    numbers = {number for move in moves for number in (move.to, *chunks.get(move.chunk, ()))}
-    found = [await office.store.get(ChunkServer, f"cs-{number}") for number in sorted(numbers)]
+async def _joining(office: Office, moves: list[Move]) -> list[Versioned[ChunkServer]]:
+    numbers = sorted({move.to for move in moves})
+    found = await asyncio.gather(*(office.store.get(ChunkServer, f"cs-{number}") for number in numbers))
     return [one for one in found if one is not None]
 
 

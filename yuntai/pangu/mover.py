@@ -27,7 +27,7 @@ from yuntai.state import StateError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from yuntai.model.cluster import Volume
+    from yuntai.model.cluster import ChunkServer, Volume
     from yuntai.pangu.atlas import Atlas
     from yuntai.pangu.gateways import Gateways
     from yuntai.pangu.holdings import Holdings
@@ -85,6 +85,10 @@ class Mover:
     def moves_of(self, volume_id: str) -> tuple[Move, ...]:
         """Return what is wanted of a volume now."""
         return self.plan.wanted.get(volume_id, ())
+
+    def servers(self) -> dict[int, ChunkServer]:
+        """Return the chunk servers as they were last heard of."""
+        return self._servers.by_number()
 
     def noted(self, volume: str, generation: int, moves: tuple[Move, ...]) -> None:
         """Note what an open has told the gateway."""

@@ -9,7 +9,10 @@ The replacement is one of a few servers that a hash of the remaining pair names,
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import heapq
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -57,11 +60,32 @@ class View:
     donors: frozenset[int] = frozenset()
     """Servers that are to become emptier, while balancing."""
     _verdicts: dict[tuple[Replicas, frozenset[int]], tuple[int, int, int] | None] = field(default_factory=dict)
+    _named: dict[Replicas, list[int]] = field(default_factory=dict)
+
+    @functools.cached_property
+    def usables(self) -> frozenset[int]:
+        """Return the servers that may get replicas."""
+        return frozenset(number for number in self.servers if self._judge_server(number))
 
     def usable(self, number: int) -> bool:
         """Return whether a server may get replicas."""
-        server = self.servers.get(number)
-        return server is not None and number in self.answering and number not in self.lost and not rejection(server)
+        return number in self.usables
+
+    def _judge_server(self, number: int) -> bool:
+        server = self.servers[number]
+        return number in self.answering and number not in self.lost and not rejection(server)
+
+    def named(self, others: Replicas) -> list[int]:
+        """Return the usable servers in racks apart from ``others``, those first that a hash of the others names.
+
+        Copysets make such pairs few, so the order is made once for each.
+        """
+        key = tuple(sorted(others))
+        if key not in self._named:
+            racks = {self.servers[number].rack for number in others if number in self.servers}
+            apart = [number for number in self.usables if self.servers[number].rack not in racks]
+            self._named[key] = sorted(apart, key=lambda number: _hash(key, number))
+        return self._named[key]
 
     def used(self, number: int) -> float:
         """Return which part of a disk the store uses."""
@@ -152,19 +176,19 @@ def target(need: Need, replicas: Replicas, stale: Iterable[str], view: View, loa
 
     In a rack that holds no other replica; only what is lost may share a rack, when nothing else is left.
     """
-    out = {int(number) for number in stale}
-    free = [n for n in view.servers if n not in replicas and n not in out and view.usable(n)]
-    others = [number for number in replicas if number != need.from_]
-    racks = {view.servers[number].rack for number in others if number in view.servers}
-    apart = [number for number in free if view.servers[number].rack not in racks]
-    if not apart and REASONS[need.reason] == LOST:
-        apart = free
-    apart.sort(key=lambda number: _hash(others, number))
-    named = [number for number in apart[:REPLACEMENTS] if load.takes(number)]
+    taken = {*replicas, *(int(number) for number in stale)}
+    others = tuple(number for number in replicas if number != need.from_)
+    apart = (number for number in view.named(others) if number not in taken)
+    first = list(itertools.islice(apart, REPLACEMENTS))
+    if not first and REASONS[need.reason] == LOST:
+        free = (number for number in view.usables if number not in taken)
+        first = heapq.nsmallest(REPLACEMENTS, free, key=lambda number: _hash(tuple(sorted(others)), number))
+    named = [number for number in first if load.takes(number)]
     if REASONS[need.reason] == BALANCE:
         # Here the emptiest is the point, and it must stay emptier than the one that gives.
         size = view.replica_bytes(need.from_)
-        named = [n for n in apart if load.takes(n) and _after(n, size, view, load) < load.used(need.from_)]
+        room = load.used(need.from_)
+        named = [n for n in (*first, *apart) if load.takes(n) and _after(n, size, view, load) < room]
     return min(named, key=lambda number: (load.used(number), number), default=None)
 
 
@@ -172,8 +196,8 @@ def _after(number: int, size: int, view: View, load: Load) -> float:
     return load.used(number) + 2 * size / max(1, view.servers[number].total_bytes)
 
 
-def _hash(others: list[int], number: int) -> bytes:
-    return hashlib.blake2b(f"{sorted(others)}:{number}".encode(), digest_size=8).digest()
+def _hash(others: Replicas, number: int) -> bytes:
+    return hashlib.blake2b(f"{list(others)}:{number}".encode(), digest_size=8).digest()
 
 
 def still_wanted(move: Move, replicas: Replicas, stale: Mapping[str, str], view: View) -> bool:

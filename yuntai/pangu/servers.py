@@ -29,6 +29,8 @@ STATUS_TIMEOUT_S = 2.0
 DOWN_AFTER_S = 5.0
 RECORD_EVERY_S = 60.0
 SPACE_STEP = 0.01
+LIVE_S = 0.2
+"""For so long figures that were put together are given again."""
 
 _log = log.get("servers")
 
@@ -117,6 +119,8 @@ class Servers:
         self._office = office
         self._servers: dict[str, _Server] = {}
         self._known = asyncio.Event()
+        self._live: dict[int, ChunkServer] = {}
+        self._live_until = 0.0
 
     async def run(self) -> None:
         """Follow the registrations and poll each server, until cancelled."""
@@ -142,12 +146,16 @@ class Servers:
 
     def records(self) -> list[ChunkServer]:
         """Return every registered server with its live figures, in order of number."""
-        now = asyncio.get_running_loop().time()
-        return sorted((server.live(now) for server in self._servers.values()), key=lambda record: record.number)
+        return list(self.by_number().values())
 
     def by_number(self) -> dict[int, ChunkServer]:
-        """Return the same by number."""
-        return {record.number: record for record in self.records()}
+        """Return the same by number. Many ask at the same moment: what was made just now is given again."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._live_until:
+            live = (server.live(now) for server in self._servers.values())
+            self._live = {record.number: record for record in sorted(live, key=lambda record: record.number)}
+            self._live_until = now + LIVE_S
+        return self._live
 
     def candidates(self) -> list[Candidate]:
         """Return the servers as placement sees them."""
@@ -234,9 +242,11 @@ class Servers:
             known = self._servers[record.id] = _Server(record, asyncio.get_running_loop().time())
             known.task = asyncio.create_task(self._poll(known))
         known.record = record
+        self._live_until = 0.0
 
     async def _forget(self, server_id: str) -> None:
         server = self._servers.pop(server_id, None)
+        self._live_until = 0.0
         if server is None:
             return
         if server.task is not None:
@@ -252,6 +262,8 @@ class Servers:
             try:
                 channel = await self._channel(server)
                 answer = await channel.call({"op": "status"}, STATUS_TIMEOUT_S)
+                if server.status is None or not up:
+                    self._live_until = 0.0
                 server.status = msgspec.convert(answer, Status)
                 server.heard_at = loop.time()
             except (wire.WireError, msgspec.ValidationError) as error:
