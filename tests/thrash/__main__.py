@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(4), "big"))
     parser.add_argument("--short", action="store_true", help="short faults only")
+    parser.add_argument("--storm", type=int, default=0, help="so many faults side by side")
     parser.add_argument("--only", default="", help=f"these faults only, with commas between: {', '.join(KINDS)}")
     parser.add_argument("--keep", action="store_true", help="leave the folder with logs and disks")
     return parser.parse_args()
@@ -29,15 +31,20 @@ def arguments() -> argparse.Namespace:
 
 async def thrash(options: argparse.Namespace, folder: Path) -> int:
     only = [name for name in options.only.split(",") if name]
-    faults = schedule(options.seed, options.minutes * 60, long=not options.short, only=only)
+    seconds = options.minutes * 60 * max(options.storm, 1)
+    faults = schedule(options.seed, seconds, long=not options.short, only=only)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, show_tasks)
     world = World(folder, options.seed)
     world.say(f"seed {options.seed}, commit {commit()}, {len(faults)} faults:")
     for fault in faults:
         print(f"          {fault}")
     try:
         await world.start()
-        for fault in faults:
-            await world.conduct(fault)
+        if options.storm:
+            await world.storm(faults, options.storm)
+        else:
+            for fault in faults:
+                await world.conduct(fault)
         await world.finish()
         world.report()
     except BaseException as error:  # noqa: BLE001 — whatever it is, the logs are wanted
@@ -50,6 +57,12 @@ async def thrash(options: argparse.Namespace, folder: Path) -> int:
         await world.stop()
         world.site.unmount()
     return 0
+
+
+def show_tasks() -> None:
+    """Print where every task waits: for SIGUSR1, when a run seems to hang."""
+    for task in asyncio.all_tasks():
+        task.print_stack(file=sys.stderr)
 
 
 def commit() -> str:

@@ -71,7 +71,7 @@ class Fio:
         if process.returncode != 0:
             raise Violation(f"fio: exit {process.returncode}\n{out.decode(errors='replace')[-3000:]}")
 
-    async def finish(self) -> None:
+    def finish(self) -> None:
         """Begin no more."""
         self._stopping = True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import mmap
 import os
 import secrets
@@ -188,8 +189,10 @@ class Site:
     # -- processes -----------------------------------------------------------------------------------------------
 
     def launch(self, part: str) -> None:
-        """Start a part that is not running."""
+        """Start a part, unless it runs."""
         self.held.discard(part)
+        if part in self.processes:
+            return
         command, environment = self._commands[part]
         self.processes[part] = start_logged(command, self.folder / "log" / f"{part}.log", environment)
 
@@ -212,10 +215,14 @@ class Site:
     def fill(self, number: int, leave_kib: int) -> None:
         """Fill a chunk server's disk but for so much."""
         store = self.folder / "chunks" / str(number)
-        stat = os.statvfs(store)
-        size = stat.f_bavail * stat.f_frsize - leave_kib * 1024
         with (store / "filler").open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, max(size, 1))
+            for _ in range(8):
+                stat = os.statvfs(store)
+                # The server goes on writing meanwhile, so this may come too late, and is tried again.
+                with contextlib.suppress(OSError):
+                    size = file.seek(0, os.SEEK_END) + stat.f_bavail * stat.f_frsize - leave_kib * 1024
+                    os.posix_fallocate(file.fileno(), 0, max(size, 1))
+                    return
 
     def empty(self, number: int) -> None:
         (self.folder / "chunks" / str(number) / "filler").unlink(missing_ok=True)

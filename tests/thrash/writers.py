@@ -124,6 +124,20 @@ class Volume:
         """Let what is under way end, and begin nothing."""
         self._running.clear()
 
+    @property
+    def paused(self) -> bool:
+        return not self._running.is_set()
+
+    def all_registers(self) -> list[Register]:
+        return [register for registers in self.registers.values() for register in registers]
+
+    def rolled_back(self, values: dict[Register, set[int]]) -> None:
+        """Note that the volume goes on from other contents; nothing is under way, and nothing can come late."""
+        self._settle(self._unknown)
+        self._unknown = []
+        for register, allowed in values.items():
+            register.reset(allowed)
+
     def go_on(self) -> None:
         self._running.set()
 
@@ -249,18 +263,15 @@ class Volume:
         """Note an answer: what older sessions left behind can happen no more."""
         self.gaps.answer()
         self.answers += 1
-        if not self._unknown:
-            return
-        kept = []
-        for entry in self._unknown:
-            before, zone, where, operation = entry
-            if before >= session:
-                kept.append(entry)
-                continue
+        if self._unknown:
+            self._settle([entry for entry in self._unknown if entry[0] < session])
+            self._unknown = [entry for entry in self._unknown if entry[0] >= session]
+
+    def _settle(self, unknown: list[tuple[int, Zone, range, int]]) -> None:
+        for _, zone, where, operation in unknown:
             for at in where:
                 self.registers[zone][at].settle(operation)
                 self._writing[zone, at] -= 1
-        self._unknown = kept
 
     def _unanswered(self, error: Exception) -> None:
         if isinstance(error, Failed):
