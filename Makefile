@@ -1,8 +1,7 @@
 # Everything a newcomer needs. Variables: YUNTAI_HOME (data folder), API_PORT (8080), YUNTAI_CLUSTER (lab; a second
-# cloud needs another name and port), CONFIRM=yes (clean), ARGS (test, bench, bench-storage), CEPH=yes (bench-storage),
-# MINUTES and SEED (thrash).
+# cloud needs another name and port), CONFIRM=yes (clean), ARGS (test, bench), MINUTES and SEED (thrash).
 .POSIX:
-.PHONY: help up down status test thrash bench bench-storage clean
+.PHONY: help up down status test thrash bench bench-scale clean
 
 help:
 	@echo 'make up      build what is missing, start a whole cloud on this machine, and its first VM'
@@ -11,7 +10,6 @@ help:
 	@echo 'make test    install what the tests need and run all of them; ARGS goes to pytest'
 	@echo 'make thrash  kill, hang, cut off and fill a block store while it is written; MINUTES (5), SEED'
 	@echo 'make bench   measure: API, idle cost, creation, network, disk beside its peers; ARGS chooses'
-	@echo 'make bench-storage   the block store beside QEMU (CEPH=yes: and Ceph), its stalls, snapshots, rebuild, memory'
 	@echo 'make clean   stop it and delete its data (asks; CONFIRM=yes for scripts)'
 
 up:
@@ -35,9 +33,9 @@ bench:
 	@bin/setup tools
 	@PYTHONPATH=. .venv/bin/python -m bench $(ARGS)
 
-bench-storage:
+bench-scale:
 	@bin/setup tools
-	@bin/bench-storage $(ARGS)
+	@PYTHONPATH=. .venv/bin/python -m bench.scale $(ARGS)
 
 clean:
 	@bin/setup clean
