@@ -1,7 +1,8 @@
 # Everything a newcomer needs. Variables: YUNTAI_HOME (data folder), API_PORT (8080), YUNTAI_CLUSTER (lab; a second
-# cloud needs another name and port), CONFIRM=yes (clean), ARGS (test, bench), MINUTES and SEED (thrash).
+# cloud needs another name and port), CONFIRM=yes (clean), ARGS (test, bench, bench-storage), CEPH=yes (bench-storage),
+# MINUTES and SEED (thrash).
 .POSIX:
-.PHONY: help up down status test thrash bench bench-scale clean
+.PHONY: help up down status test thrash bench bench-storage bench-scale clean
 
 help:
 	@echo 'make up      build what is missing, start a whole cloud on this machine, and its first VM'
@@ -10,6 +11,8 @@ help:
 	@echo 'make test    install what the tests need and run all of them; ARGS goes to pytest'
 	@echo 'make thrash  kill, hang, cut off and fill a block store while it is written; MINUTES (5), SEED'
 	@echo 'make bench   measure: API, idle cost, creation, network, disk beside its peers; ARGS chooses'
+	@echo 'make bench-storage   the block store beside QEMU (CEPH=yes: and Ceph), its stalls, snapshots, rebuild, memory'
+	@echo 'make bench-scale     the master over 1,000 chunk servers and 10 million chunks; the servers are played'
 	@echo 'make clean   stop it and delete its data (asks; CONFIRM=yes for scripts)'
 
 up:
@@ -33,9 +36,13 @@ bench:
 	@bin/setup tools
 	@PYTHONPATH=. .venv/bin/python -m bench $(ARGS)
 
+bench-storage:
+	@bin/setup tools
+	@bin/bench-storage $(ARGS)
+
 bench-scale:
 	@bin/setup tools
-	@PYTHONPATH=. .venv/bin/python -m bench.scale $(ARGS)
+	@.venv/bin/python -m bench.scale $(ARGS)
 
 clean:
 	@bin/setup clean

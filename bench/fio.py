@@ -50,13 +50,22 @@ class Run:
     fio_cpu_s_per_10k: float
     server_cpu_s_per_10k: float
     others_cores: float
+    sync_p50_us: float = 0.0
+
+
+def engine(target: str) -> tuple[str, ...]:
+    """Return fio's options for a target: an NBD URI, or ``rbd:POOL/IMAGE`` (its cluster is in ``CEPH_CONF``)."""
+    if not target.startswith("rbd:"):
+        return ("--ioengine=nbd", f"--uri={target}")
+    pool, image = target.removeprefix("rbd:").split("/")
+    return ("--ioengine=rbd", "--clientname=admin", f"--pool={pool}", f"--rbdname={image}")
 
 
 def fio(case: Case, uri: str, size: str, seconds: float, pids: Sequence[int]) -> Run:
     """Run one case for ``seconds`` against ``uri``, whose servers are ``pids``."""
     program = need_program("fio", "fio")
     command = [
-        *(program, f"--name={case.name.replace(' ', '-')}", "--ioengine=nbd", f"--uri={uri}", f"--rw={case.rw}"),
+        *(program, f"--name={case.name.replace(' ', '-')}", *engine(uri), f"--rw={case.rw}"),
         *(f"--bs={case.block}", f"--iodepth={case.depth}", f"--size={size}", "--time_based", f"--runtime={seconds}"),
         *(f"--ramp_time={RAMP_S}", "--randrepeat=0", "--norandommap", "--output-format=json"),
         *("--percentile_list=50:99", *case.extra),
@@ -83,13 +92,14 @@ def fio(case: Case, uri: str, size: str, seconds: float, pids: Sequence[int]) ->
         fio_cpu_s_per_10k=own_s * per_10k,
         server_cpu_s_per_10k=servers_s * per_10k,
         others_cores=others,
+        sync_p50_us=job["sync"]["lat_ns"].get("percentile", {}).get("50.000000", 0.0) / 1e3,
     )
 
 
 def fill(uri: str, size: str) -> None:
     """Write the whole span once: a first write costs more than a second one, on every side of a comparison."""
     command = [
-        *(need_program("fio", "fio"), "--name=fill", "--ioengine=nbd", f"--uri={uri}", "--rw=write", "--bs=1m"),
+        *(need_program("fio", "fio"), "--name=fill", *engine(uri), "--rw=write", "--bs=1m"),
         *("--iodepth=4", f"--size={size}", "--minimal"),
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from bench.cloud import HOST, Cloud
 from bench.measure import TICKS_PER_S, CannotMeasure, Figure, Options
+from yuntai.lab.processes import machine_pids
 from yuntai.lab.status import report
 
 NAME = "idle"
@@ -42,7 +43,8 @@ async def run(options: Options) -> Figure:
     status = report(options.home, HOST)
     if status is None or status.state != "running":
         raise CannotMeasure("the host has just stopped")
-    services = {process.pid: process.name for process in status.processes if process.pid}
+    inside = {machine: own for own, machine in machine_pids(cloud.record.init.pid).items()}
+    services = {inside[process.pid]: process.name for process in status.processes if process.pid in inside}
     proc = Path(f"/proc/{cloud.record.init.pid}/root/proc")
     seconds = max(SECONDS_MIN, options.seconds)
     before = _processes(proc)

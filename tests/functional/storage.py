@@ -54,8 +54,9 @@ class Volume:
 class Storage:
     """The programs and the master."""
 
-    def __init__(self, folder: Path, **gateway: Any) -> None:
+    def __init__(self, folder: Path, programs: Path = PROGRAMS, **gateway: Any) -> None:
         self.folder = folder
+        self.programs = programs
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.ports = {number: free_port() for number in SERVERS}
         self.gateway_port = free_port()
@@ -86,7 +87,7 @@ class Storage:
             "cluster_secret_file": str(self.folder / "cluster"),
             "token_secret_file": str(self.folder / "token"),
         }
-        self._start(f"cs-{number}", CHUNKSERVER, config)
+        self._start(f"cs-{number}", self.programs / CHUNKSERVER.name, config)
 
     async def start_gateway(self) -> None:
         config = {
@@ -96,7 +97,7 @@ class Storage:
             "cluster_secret_file": str(self.folder / "cluster"),
             **self.gateway_settings,
         }
-        self._start("gateway", GATEWAY, config)
+        self._start("gateway", self.programs / GATEWAY.name, config)
         await self.dial()
 
     def _start(self, name: str, program: Path, config: dict[str, Any]) -> None:

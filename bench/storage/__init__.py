@@ -1,0 +1,1 @@
+"""Figures of the block store alone, beside its peers: ``python -m bench.storage``, or ``make bench-storage``."""
