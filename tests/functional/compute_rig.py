@@ -63,6 +63,9 @@ class NbdVolumes:
             server.terminate()
             await asyncio.to_thread(server.wait, 10.0)
 
+    async def renew(self, volume: str) -> None:
+        """Nothing grows here."""
+
     def held(self) -> set[str]:
         return set(self._servers)
 

@@ -111,6 +111,12 @@ class Hypervisor(Protocol):
     async def detach_disk(self, guest_id: str, disk_id: str) -> None:
         """Unplug a disk from a running guest; returns when the guest has let go of it. One that is gone is fine."""
 
+    async def disk_size(self, guest_id: str, export: str) -> int:
+        """Return how large a running guest sees the disk that shows an export."""
+
+    async def grow_disk(self, guest_id: str, export: str, size_bytes: int) -> None:
+        """Let a running guest see that a disk has grown. Its gateway has let its clients go before."""
+
     def changes(self) -> AsyncIterator[str]:
         """Yield the id of a guest whenever something happened to it; "" when anything may have (a new connection)."""
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from yuntai.model.network import Port
     from yuntai.state import Store
 
+GROW_AGAIN_S = 30.0
 MOVES_MAX = 64  # in one turn; a plan that never rests would be a bug, and this bounds it
 _LOG = log.get("compute.keeper")
 _ROOT_OF_UUIDS = uuid.UUID("6d1cf6c0-5fbd-4d9e-9a52-1f0f6e6c8f00")
@@ -96,6 +97,7 @@ class Keeper:
         self._held: set[str] | None = None
         self._last: Instance | None = None
         self._failures = 0
+        self._shown: dict[str, tuple[str, int]] = {}  # disk → volume and size that the guest is known to see
         self._cleaned = False
         self.finished = False
 
@@ -145,6 +147,8 @@ class Keeper:
                 continue
             await self._observe(move, guest)
             if move.action == "none":
+                if instance is not None and move.state == "running":
+                    return await self._grow(instance) or move.wait_s
                 if instance is None and guest is None:
                     await self._forget_observed()
                 return move.wait_s
@@ -231,6 +235,7 @@ class Keeper:
                 console_socket=str(socket),
             )
         )
+        self._shown.clear()
         # A guest that starts now has every reboot behind it that was asked for until now.
         before = self._observed or self._blank()
         self._observed = replace(before, boot_seq=before.boot_seq + 1, reboot_seq=instance.reboot_seq)
@@ -253,6 +258,31 @@ class Keeper:
             self._held.add(disk_id)
         target = target_of(disk, position, taken)
         return DiskSpec(id=disk_id, target=target, socket=export.socket, export=export.name)
+
+    async def _grow(self, instance: Instance) -> float | None:
+        """Show the running guest what its disks have grown to since it got them; return when to try again.
+
+        A guest that cannot be shown runs as well as before, so that is no error of the instance.
+        """
+        try:
+            await self._show_sizes(instance)
+        except (HypervisorError, VolumeError) as error:
+            _LOG.warning("a grown disk cannot be shown to the guest now", instance=self.id, error=str(error))
+            return GROW_AGAIN_S
+        return None
+
+    async def _show_sizes(self, instance: Instance) -> None:
+        for disk_id in instance.disks:
+            disk = self._tools.records.disk(disk_id)
+            # While a job works on the disk, the record may be ahead of the volume.
+            if disk is None or disk.job or self._shown.get(disk_id) == (disk.volume, disk.size_gib):
+                continue
+            wanted = disk.size_gib << 30
+            if await self._tools.hypervisor.disk_size(self.id, disk.volume) < wanted:
+                _LOG.info("disk has grown", instance=self.id, disk=disk_id, size_gib=disk.size_gib)
+                await self._tools.volumes.renew(disk.volume)
+                await self._tools.hypervisor.grow_disk(self.id, disk.volume, wanted)
+            self._shown[disk_id] = (disk.volume, disk.size_gib)
 
     async def _release(self, disk_id: str) -> None:
         disk = self._tools.records.disk(disk_id)

@@ -7,14 +7,16 @@ event loop in one more thread. The connection is opened when it is needed and ag
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import libvirt
+import libvirt_qemu
 
 from yuntai import log
-from yuntai.compute import domain_xml
+from yuntai.compute import domain_xml, online_resize
 from yuntai.compute.driver import Guest, HypervisorError, NoSuchGuestError
 
 if TYPE_CHECKING:
@@ -173,6 +175,17 @@ class LibvirtHypervisor:
             "unmount it in the guest, or stop the instance"
         )
 
+    async def disk_size(self, guest_id: str, export: str) -> int:
+        """Ask QEMU."""
+        return await self._on_domain(
+            f"read the disk {export} of", guest_id, lambda d: online_resize.size_of(online_resize.find(_qmp(d), export))
+        )
+
+    async def grow_disk(self, guest_id: str, export: str, size_bytes: int) -> None:
+        """Have QEMU see and show the new size."""
+        what = f"grow the disk {export} of"
+        await self._on_domain(what, guest_id, lambda d: online_resize.grow(_qmp(d), export, size_bytes))
+
     async def changes(self) -> AsyncIterator[str]:
         """Yield ids of guests that changed, and "" after each new connection."""
         queue: asyncio.Queue[str] = asyncio.Queue(QUEUE_MAX)
@@ -314,6 +327,19 @@ def _unplug(disk_id: str, *, ask: bool) -> Callable[[Any], bool]:
         return True
 
     return call
+
+
+def _qmp(domain: Any) -> Callable[[str, dict[str, Any]], Any]:
+    """Return what carries out commands of a domain's monitor; libvirt has no call of its own for what is needed."""
+
+    def command(name: str, arguments: dict[str, Any]) -> Any:
+        text = json.dumps({"execute": name, "arguments": arguments})
+        answer = json.loads(libvirt_qemu.qemuMonitorCommand(domain, text, 0))
+        if "error" in answer:
+            raise HypervisorError(f"QEMU refuses {name}: {answer['error'].get('desc', answer['error'])}")
+        return answer.get("return")
+
+    return command
 
 
 def _dotted(number: int) -> str:

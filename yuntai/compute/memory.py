@@ -22,6 +22,7 @@ class MemoryHypervisor:
         self.calls: list[tuple[str, ...]] = []
         self.deaf: set[str] = set()
         self.fail_next: dict[str, str] = {}  # call → text of the error that it ends with once
+        self.sizes: dict[str, int] = {}  # export → the size that the guest sees
         self._guests: dict[str, Guest] = {}
         self._watchers: list[asyncio.Queue[str]] = []
 
@@ -110,6 +111,16 @@ class MemoryHypervisor:
         self._called("detach_disk", guest_id, disk_id)
         guest = self._running(guest_id)
         self._change(replace(guest, disks=tuple(one for one in guest.disks if one != disk_id)))
+
+    async def disk_size(self, guest_id: str, export: str) -> int:
+        """Return what it was last grown to; the size that it started with is not known here, and taken as large."""
+        self._running(guest_id)
+        return self.sizes.get(export, 1 << 62)
+
+    async def grow_disk(self, guest_id: str, export: str, size_bytes: int) -> None:
+        """Grow."""
+        self._called("grow_disk", guest_id, export)
+        self.sizes[export] = size_bytes
 
     async def changes(self) -> AsyncIterator[str]:
         """Yield changes from now on, beginning with ""."""

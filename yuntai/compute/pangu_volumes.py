@@ -40,6 +40,13 @@ class PanguVolumes:
         except PanguError as error:
             raise VolumeError(f"volume {volume} is not detached from {host}: {error}") from error
 
+    async def renew(self, volume: str) -> None:
+        """Ask the master to have the gateway's clients come again."""
+        try:
+            await self._client.renew(volume)
+        except PanguError as error:
+            raise VolumeError(f"the clients of volume {volume} are not renewed: {error}") from error
+
     async def __aenter__(self) -> Self:
         return self
 

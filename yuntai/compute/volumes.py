@@ -1,4 +1,4 @@
-"""The seam between the agent and the block store: attach and detach, and nothing else."""
+"""The seam between the agent and the block store: attach, detach, and that a volume has grown."""
 
 from __future__ import annotations
 
@@ -20,13 +20,16 @@ class Export:
 
 
 class Volumes(Protocol):
-    """What the agent needs of the block store. Both calls may be repeated."""
+    """What the agent needs of the block store. All calls may be repeated."""
 
     async def attach(self, volume: str, host: str) -> Export:
         """Make this host the volume's only writer and return where its gateway serves it."""
 
     async def detach(self, volume: str, host: str) -> None:
         """Give the volume up. One that is not attached here, or is gone, is fine."""
+
+    async def renew(self, volume: str) -> None:
+        """Have whoever is connected to the volume connect again: it has grown."""
 
 
 class MemoryVolumes:
@@ -51,6 +54,10 @@ class MemoryVolumes:
         self._record("detach", volume)
         if self.attached.get(volume, ("", 0))[0] == host:
             del self.attached[volume]
+
+    async def renew(self, volume: str) -> None:
+        """Nobody is connected here."""
+        self._record("renew", volume)
 
     def _record(self, call: str, volume: str) -> None:
         if self.fail_next:

@@ -71,6 +71,7 @@ def routes() -> list[tuple[str, str, Callable[[Session, web.Request, bytes], Awa
         ("POST", f"{volume}/changes", _changes),
         ("DELETE", f"{volume}/snapshots/{{key}}", _delete_snapshot),
         ("POST", f"{volume}/rollback", _rollback),
+        ("POST", f"{volume}/renew", _renew),
         ("GET", f"{volume}/tree", _tree),
         ("POST", "/v1/snapshot-groups", _snapshot_group),
         ("GET", f"{volume}/stats", _stats),
@@ -194,6 +195,11 @@ async def _delete_snapshot(session: Session, request: web.Request, _body: bytes)
 async def _rollback(session: Session, request: web.Request, body: bytes) -> Any:
     wanted = _body(Rollback, body)
     return view(await session.snapshots.rollback(_id(request), wanted.snapshot, wanted.token))
+
+
+async def _renew(session: Session, request: web.Request, _body: bytes) -> Any:
+    await session.volumes.renew(_id(request))
+    return {}
 
 
 async def _tree(session: Session, request: web.Request, _body: bytes) -> Any:

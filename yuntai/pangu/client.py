@@ -113,6 +113,10 @@ class PanguClient:
             await self.request("POST", f"/v1/volumes/{volume_id}/resize", {"size_bytes": size_bytes}), Volume
         )
 
+    async def renew(self, volume_id: str) -> None:
+        """Have the volume's NBD clients connect again, so that they see its present size."""
+        await self.request("POST", f"/v1/volumes/{volume_id}/renew", {})
+
     async def snapshot(self, volume_id: str, name: str = "") -> int:
         """Take a snapshot and return its node. Give a ``name`` (the snapshot's id), so that a retry finds it."""
         return _convert(await self.request("POST", f"/v1/volumes/{volume_id}/snapshot", {"name": name}), Taken).node

@@ -179,6 +179,18 @@ class Volumes:
                     ) from error
             return volume
 
+    async def renew(self, volume_id: str) -> None:
+        """Have the gateway let its NBD clients go once they are answered: only a new connection sees a new size."""
+        async with self._office.lock(volume_id):
+            volume = (await self._office.volume(volume_id)).value
+            if volume.state != "attached":
+                return
+            request = {"op": "renew", "volume": volume_number(volume_id), "generation": volume.generation}
+            try:
+                await self._gateways.call(volume.host, request, GATEWAY_TIMEOUT_S)
+            except wire.Refused as error:
+                raise Unavailable(f"the gateway of {volume.host} does not renew {volume_id}: {error}") from error
+
     async def _grow(self, volume_id: str, size_bytes: int) -> Volume:
         for _ in range(WRITE_ATTEMPTS):
             found = await self._office.volume(volume_id)

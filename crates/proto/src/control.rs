@@ -202,6 +202,14 @@ pub enum GatewayRequest {
         #[serde(deserialize_with = "by_server")]
         servers: BTreeMap<ServerId, String>,
     },
+    /// Let the volume's NBD clients go as soon as what they asked is answered. Those that come back see the present
+    /// size; nothing that was asked is lost or done twice by us. Answer `{"ok": {}}`.
+    Renew {
+        /// The volume.
+        volume: VolumeId,
+        /// Must match.
+        generation: u64,
+    },
     /// Every open volume with figures: answer `{"volumes": […], "pid": …, "version": …}`.
     Status {},
 }

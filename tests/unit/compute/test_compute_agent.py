@@ -209,6 +209,28 @@ async def test_disks_are_plugged_and_unplugged(world: World) -> None:
         assert "vol-2" not in world.volumes.attached
 
 
+async def test_a_running_guest_is_shown_a_grown_disk_once_it_has_grown(world: World) -> None:
+    await world.records(instance())
+    world.hypervisor.sizes["vol-1"] = 1 << 30
+    async with world.agent():
+        await world.observed(state("running"))
+        # The record is ahead of the volume while the job works on it.
+        await world.store.put(disk(1, size_gib=3, job="job-1"))
+        await asyncio.sleep(0.1)
+        assert world.count("grow_disk") == 0
+        await world.store.put(disk(1, size_gib=3))
+        await eventually(lambda: world.hypervisor.sizes["vol-1"] == 3 << 30)
+        assert ("renew", "vol-1") in world.volumes.calls
+        # What does not work now is no error of the instance, and is tried again when something changes.
+        world.hypervisor.fail_next["grow_disk"] = "busy"
+        await world.store.put(disk(1, size_gib=4))
+        await eventually(lambda: "grow_disk" not in world.hypervisor.fail_next)
+        await world.store.put(disk(1, size_gib=5))
+        await eventually(lambda: world.hypervisor.sizes["vol-1"] == 5 << 30)
+        assert (await world.observed(state("running"))).error == ""
+    assert world.count("grow_disk") == 2
+
+
 async def test_a_disk_record_that_comes_late_is_waited_for(world: World) -> None:
     await world.store.put(instance())
     await world.store.put(port())

@@ -227,6 +227,16 @@ async def test_a_gateway_that_refuses_a_group_is_asked_again(cluster: Cluster) -
     assert (await record(cluster, volumes[0])).snapshots == {"1": "done"}
 
 
+async def test_clients_are_renewed_where_the_volume_is(cluster: Cluster) -> None:
+    client = cluster.client
+    volume = await client.create_volume(GIB)
+    await client.renew(volume.id)
+    await client.attach(volume.id, "h1")
+    await client.renew(volume.id)
+    asked = [request for request in cluster.gateways["h1"].requests if request["op"] == "renew"]
+    assert [(one["volume"], one["generation"]) for one in asked] == [(volume_number(volume.id), 1)]
+
+
 async def test_each_chunk_is_counted_once(cluster: Cluster) -> None:
     client = cluster.client
     volume = await client.create_volume(GIB + 4096)

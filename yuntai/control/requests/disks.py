@@ -207,7 +207,7 @@ async def detach_disk(
 
 
 async def resize_disk(store: Store, caller: Caller, disk_id: str, new_size_gib: int, *, client_token: str = "") -> None:
-    """ResizeDisk: a disk only grows. A running guest sees the new size at its next start at the latest."""
+    """ResizeDisk: a disk only grows. Its host shows a running guest the new size a moment later."""
     validate.disk_size("NewSize", new_size_gib)
 
     async def body(unit: Unit) -> None:

@@ -159,6 +159,13 @@ async fn answer(gateway: &Rc<Gateway>, frame: &Frame) -> Result<Value, String> {
             served.control(ControlRequest::Reopen(Box::new(spec))).await?;
             Ok(json!({ "size_bytes": size_bytes }))
         }
+        GatewayRequest::Renew { volume, generation } => {
+            let served = open_volume(gateway, volume, generation)?;
+            if let Some(exporting) = &*served.exporting.borrow() {
+                exporting.renew();
+            }
+            Ok(json!({}))
+        }
         other => Err(format!("this version cannot do it yet: {other:?}")),
     }
 }

@@ -70,6 +70,23 @@ pub struct Exporting {
     path: PathBuf,
     listener: AbortHandle,
     clients: Rc<RefCell<Vec<AbortHandle>>>,
+    renewal: Rc<Renewal>,
+}
+
+impl Exporting {
+    /// Let the clients of now go when what they asked is answered: an NBD client learns of a new size only when it
+    /// connects.
+    pub fn renew(&self) {
+        self.renewal.times.set(self.renewal.times.get() + 1);
+        self.renewal.asked.notify_waiters();
+    }
+}
+
+/// How often the clients were asked to come again.
+#[derive(Debug, Default)]
+struct Renewal {
+    times: Cell<u64>,
+    asked: Notify,
 }
 
 impl Drop for Exporting {
@@ -119,9 +136,10 @@ pub(crate) fn start(gateway: &Rc<Gateway>, served: &Rc<Served>) -> Result<(), St
     std::fs::set_permissions(&hidden, std::fs::Permissions::from_mode(0o600)).map_err(named)?;
     std::fs::rename(&hidden, &path).map_err(named)?;
     let clients: Rc<RefCell<Vec<AbortHandle>>> = Rc::default();
-    let task = accept(Rc::clone(gateway), Rc::clone(served), listener, Rc::clone(&clients));
+    let renewal: Rc<Renewal> = Rc::default();
+    let task = accept(Rc::clone(gateway), Rc::clone(served), listener, Rc::clone(&clients), Rc::clone(&renewal));
     let listener = spawn_local(task).abort_handle();
-    *served.exporting.borrow_mut() = Some(Exporting { path, listener, clients });
+    *served.exporting.borrow_mut() = Some(Exporting { path, listener, clients, renewal });
     Ok(())
 }
 
@@ -130,6 +148,7 @@ async fn accept(
     served: Rc<Served>,
     listener: UnixListener,
     clients: Rc<RefCell<Vec<AbortHandle>>>,
+    renewal: Rc<Renewal>,
 ) {
     loop {
         let stream = match listener.accept().await {
@@ -146,11 +165,13 @@ async fn accept(
             tracing::warn!(volume = served.name(), "too many clients: one was turned away");
             continue;
         }
-        clients.push(spawn_local(client(Rc::clone(&gateway), Rc::clone(&served), stream)).abort_handle());
+        let task = client(Rc::clone(&gateway), Rc::clone(&served), stream, Rc::clone(&renewal));
+        clients.push(spawn_local(task).abort_handle());
     }
 }
 
-async fn client(gateway: Rc<Gateway>, served: Rc<Served>, stream: UnixStream) {
+async fn client(gateway: Rc<Gateway>, served: Rc<Served>, stream: UnixStream, renewal: Rc<Renewal>) {
+    let times = renewal.times.get();
     let (mut reader, writer) = stream.into_split();
     let conn = Conn::unix(writer);
     let work = async {
@@ -166,7 +187,7 @@ async fn client(gateway: Rc<Gateway>, served: Rc<Served>, stream: UnixStream) {
             cut: Notify::new(),
         });
         tokio::select! {
-            () = transmit(&gateway, &served, &client, &mut reader, &mut buffer) => {}
+            () = transmit(&gateway, &served, &client, &mut reader, &mut buffer, (&renewal, times)) => {}
             () = client.cut.notified() => {}
         }
     };
@@ -211,6 +232,7 @@ async fn transmit(
     client: &Rc<Client>,
     reader: &mut unix::OwnedReadHalf,
     buffer: &mut BytesMut,
+    (renewal, times): (&Renewal, u64),
 ) {
     let mut turn = 0;
     loop {
@@ -247,8 +269,13 @@ async fn transmit(
         if buffer.capacity() - buffer.len() < RECEIVE_BYTES_MIN {
             buffer.reserve(RECEIVE_BYTES);
         }
-        if !matches!(reader.read_buf(buffer).await, Ok(1..)) {
-            return;
+        let asked = renewal.asked.notified();
+        if renewal.times.get() != times {
+            return finish(client).await;
+        }
+        tokio::select! {
+            read = reader.read_buf(buffer) => if !matches!(read, Ok(1..)) { return },
+            () = asked => return finish(client).await,
         }
         turn = 0;
     }
