@@ -21,6 +21,7 @@ from yuntai.pangu.units import volume_number
 from yuntai.state import Absent, StateError, Unchanged
 
 if TYPE_CHECKING:
+    from yuntai.pangu.atlas import Atlas
     from yuntai.pangu.office import Office
     from yuntai.pangu.servers import Servers
 
@@ -54,9 +55,10 @@ class Counted(msgspec.Struct, frozen=True):
 class Accounts:
     """The sums, and a loop that keeps those of volumes with snapshots fresh."""
 
-    def __init__(self, office: Office, servers: Servers) -> None:
+    def __init__(self, office: Office, servers: Servers, atlas: Atlas) -> None:
         self._office = office
         self._servers = servers
+        self._atlas = atlas
         self._slots = asyncio.Semaphore(AT_ONCE_MAX)
         self._counting: dict[str, asyncio.Task[VolumeUsage]] = {}
 
@@ -76,7 +78,8 @@ class Accounts:
 
     async def turn(self) -> None:
         """Go once over all volumes that have snapshots."""
-        volumes = [one.value for one in await self._office.store.list(Volume)]
+        await self._atlas.ready()
+        volumes = list(self._atlas.volumes.values())
         counted = {one.value.id: one.value for one in await self._office.store.list(VolumeUsage)}
         stood = snapshot_rules.stood_on(volumes)
         for gone in set(counted) - {volume.id for volume in volumes}:
@@ -113,8 +116,8 @@ class Accounts:
     async def _count(self, volume_id: str) -> VolumeUsage:
         async with self._slots:
             volume = (await self._office.volume(volume_id)).value
-            others = [one.value for one in await self._office.store.list(Volume)]
-            stood = snapshot_rules.stood_on(others).get(volume_id, {})
+            await self._atlas.ready()
+            stood = snapshot_rules.stood_on(self._atlas.volumes.values()).get(volume_id, {})
             at = now_utc()
             sums: dict[int, list[int]] = {}
             answers = await asyncio.gather(

@@ -52,9 +52,9 @@ class Session:
         self.changes = Changes(office, self.servers)
         self.garbage = Garbage(office, self.servers, self.holdings)
         self.volumes = Volumes(office, self.servers, self.gateways, self.serving, self.garbage)
-        self.sweeper = Sweeper(office, self.servers)
-        self.accounts = Accounts(office, self.servers)
-        self.snapshots = Snapshots(office, self.serving, self.sweeper, self.accounts)
+        self.sweeper = Sweeper(office, self.servers, self.atlas)
+        self.accounts = Accounts(office, self.servers, self.atlas)
+        self.snapshots = Snapshots(office, self.serving, self.sweeper, self.accounts, self.atlas)
         self.operations = Operations(self)
 
     async def run(self) -> None:

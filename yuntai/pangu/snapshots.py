@@ -16,6 +16,7 @@ from yuntai.pangu.units import volume_number
 
 if TYPE_CHECKING:
     from yuntai.pangu.accounts import Accounts
+    from yuntai.pangu.atlas import Atlas
     from yuntai.pangu.office import Office
     from yuntai.pangu.serving import Serving
     from yuntai.pangu.sweeper import Sweeper
@@ -33,11 +34,12 @@ _log = log.get("snapshots")
 class Snapshots:
     """Operations of the HTTP API on snapshots. Each can be asked again after any failure."""
 
-    def __init__(self, office: Office, serving: Serving, sweeper: Sweeper, accounts: Accounts) -> None:
+    def __init__(self, office: Office, serving: Serving, sweeper: Sweeper, accounts: Accounts, atlas: Atlas) -> None:
         self._office = office
         self._serving = serving
         self._sweeper = sweeper
         self._accounts = accounts
+        self._atlas = atlas
 
     async def take(self, volume_id: str, name: str) -> int:
         """Freeze the head and go on in a new one, while I/O runs; return the frozen node."""
@@ -152,4 +154,5 @@ class Snapshots:
 
     async def stood_on(self) -> snapshot_rules.Stood:
         """Return which nodes are read by volumes that are not copied yet."""
-        return snapshot_rules.stood_on([one.value for one in await self._office.store.list(Volume)])
+        await self._atlas.ready()
+        return snapshot_rules.stood_on(self._atlas.volumes.values())

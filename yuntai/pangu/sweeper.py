@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from yuntai import log
-from yuntai.model.cluster import Volume
 from yuntai.pangu import layout, snapshot_rules, wire
 from yuntai.pangu.errors import NotFound, PanguError, Unavailable
 from yuntai.pangu.units import volume_number
 from yuntai.state import StateError
 
 if TYPE_CHECKING:
+    from yuntai.model.cluster import Volume
+    from yuntai.pangu.atlas import Atlas
     from yuntai.pangu.office import Office
     from yuntai.pangu.servers import Servers
 
@@ -58,9 +59,10 @@ class Sweep:
 class Sweeper:
     """A loop over the volumes with dead layers that some server has not swept."""
 
-    def __init__(self, office: Office, servers: Servers, *, quiet_s: float = QUIET_S) -> None:
+    def __init__(self, office: Office, servers: Servers, atlas: Atlas, *, quiet_s: float = QUIET_S) -> None:
         self._office = office
         self._servers = servers
+        self._atlas = atlas
         self._quiet_s = quiet_s
         self._wake = asyncio.Event()
         self._dead_since: dict[str, dict[int, float]] = {}
@@ -89,7 +91,9 @@ class Sweeper:
 
     async def turn(self) -> bool:
         """Go once over all volumes; return whether to come back soon."""
-        volumes = [one.value for one in await self._office.store.list(Volume)]
+        # A view that is a moment behind does no harm: what was dead then is dead now.
+        await self._atlas.ready()
+        volumes = list(self._atlas.volumes.values())
         stood = snapshot_rules.stood_on(volumes)
         due = [volume for volume in volumes if volume.state != "deleting" and self._is_due(volume, stood)]
         for gone in set(self._at_work) - {volume.id for volume in due}:
