@@ -33,7 +33,7 @@ async def test_a_disk_is_rolled_back_while_nobody_uses_it(world: World) -> None:
     other = await _taken(world, one.system_disk)
     await instances.stop_instance(world.store, CALLER, one.id)
     await world.drive()
-    await refused(restore.reset_disk(world.store, CALLER, data, other), "InvalidParameter.Conflict", 400)
+    await refused(restore.reset_disk(world.store, CALLER, data, other), "InvalidParameter.Mismatch", 403)
     await refused(restore.reset_disk(world.store, CALLER, data, "s-none"), "InvalidSnapshotId.NotFound", 404)
     await refused(restore.reset_disk(world.store, CALLER, "d-none", snapshot), "InvalidDiskId.NotFound", 404)
     await refused(restore.reset_disk(world.store, CALLER, data, snapshot, dry_run=True), "DryRunOperation")

@@ -31,9 +31,10 @@ async def reset_disk(store: Store, caller: Caller, disk_id: str, snapshot_id: st
         snapshot = await need_snapshot(unit, caller, snapshot_id)
         if snapshot.disk != disk.id:
             raise ApiError(
-                "InvalidParameter.Conflict",
+                "InvalidParameter.Mismatch",
                 f"The snapshot {snapshot.id} is of the disk {snapshot.disk}, not of {disk.id}; "
                 "make a new disk of it with CreateDisk.",
+                errors.FORBIDDEN,
             )
         decide(SNAPSHOT, snapshot.status, "use", snapshot.id)
         move = await _begin(unit, disk, "reset")
