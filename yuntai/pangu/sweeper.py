@@ -47,13 +47,23 @@ class Progress(msgspec.Struct, frozen=True):
 
 @dataclass(slots=True)
 class Sweep:
-    """One volume that is being swept: how many layers are dead, and what each server said."""
+    """One volume that is being swept: how many layers were dead, what is asked, and what each server said."""
 
     count: int
-    layers: int
-    servers: int
+    request: dict[str, Any]
+    servers: int = 0
     said: dict[int, Progress] = field(default_factory=dict)
     waiting: str = ""
+
+    @property
+    def busy(self) -> bool:
+        """Whether some server has begun and is not done."""
+        return not all(said.done for said in self.said.values())
+
+    @property
+    def freed_bytes(self) -> int:
+        """What all servers together have freed so far."""
+        return sum(said.freed_bytes for said in self.said.values())
 
 
 class Sweeper:
@@ -129,17 +139,17 @@ class Sweeper:
         young = set(dead) - set(ripe)
         return ripe, sorted({*snapshot_rules.live(volume, stood), *young})
 
-    async def _sweep(self, volume: Volume, stood: dict[int, list[str]]) -> bool:
+    def _work_on(self, volume: Volume, stood: dict[int, list[str]]) -> Sweep | None:
+        """Return what to ask the servers: while one is at work the same as before, so that it need not begin anew.
+
+        That question is as good as a newer one: layers that came since are not in it, and are left alone.
+        """
         dead, live = self._ripe(volume, stood)
-        if not dead:
-            return True
-        chunks = await layout.load_chunks(self._office.store, volume)
-        holders = sorted({number for replicas in chunks for number in replicas})
-        missing = [number for number in holders if volume.swept.get(str(number), 0) < len(dead)]
         work = self._at_work.get(volume.id)
-        if work is None or work.count != len(dead):
-            work = self._at_work[volume.id] = Sweep(len(dead), len(volume.parents), len(holders))
-        work.waiting = ""
+        if work is not None and (work.busy or work.count == len(dead)):
+            return work
+        if not dead:
+            return None
         request = {
             "op": "sweep",
             "volume": volume_number(volume.id),
@@ -147,29 +157,40 @@ class Sweeper:
             "parents": list(volume.parents),
             "live": live,
         }
-        answers = await asyncio.gather(*(self._ask(number, request, work) for number in missing))
+        work = self._at_work[volume.id] = Sweep(len(dead), request)
+        return work
+
+    async def _sweep(self, volume: Volume, stood: dict[int, list[str]]) -> bool:
+        work = self._work_on(volume, stood)
+        if work is None:
+            return True
+        chunks = await layout.load_chunks(self._office.store, volume)
+        holders = sorted({number for replicas in chunks for number in replicas})
+        missing = [number for number in holders if volume.swept.get(str(number), 0) < work.count]
+        work.servers, work.waiting = len(holders), ""
+        answers = await asyncio.gather(*(self._ask(number, work) for number in missing))
         done = [number for number, answer in zip(missing, answers, strict=True) if answer]
         if done or set(volume.swept) - {str(number) for number in holders}:
             await self._office.change(
-                volume.id, lambda current: snapshot_rules.swept(current, done, len(dead), holders, stood)
+                volume.id, lambda current: snapshot_rules.swept(current, done, work.count, holders, stood)
             )
         if len(done) < len(missing):
-            return not work.waiting
+            return work.busy or not work.waiting
         if missing:
-            freed = sum(said.freed_bytes for said in work.said.values())
-            _log.info("volume swept", volume=volume.id, dead=len(dead), freed_bytes=freed)
+            _log.info("volume swept", volume=volume.id, dead=work.count, freed_bytes=work.freed_bytes)
         del self._at_work[volume.id]
-        self._swept_at[volume.id] = (asyncio.get_running_loop().time(), len(dead))
-        return len(snapshot_rules.dead(volume, stood)) > len(dead)
+        self._swept_at[volume.id] = (asyncio.get_running_loop().time(), work.count)
+        return len(snapshot_rules.dead(volume, stood)) > work.count
 
-    async def _ask(self, number: int, request: dict[str, Any], work: Sweep) -> bool:
+    async def _ask(self, number: int, work: Sweep) -> bool:
         """Ask one server; return whether it has nothing left to free."""
         try:
-            said = msgspec.convert(await self._servers.call(number, request, SWEEP_TIMEOUT_S), Progress)
+            said = msgspec.convert(await self._servers.call(number, work.request, SWEEP_TIMEOUT_S), Progress)
         except NotFound:
             return True  # the operator removed the server, and its disk with it
         except (Unavailable, wire.Refused, msgspec.ValidationError) as error:
             work.waiting = str(error)
+            work.said.pop(number, None)
             return False
         work.said[number] = said
         return said.done
@@ -187,8 +208,8 @@ class Sweeper:
                 "bytes_per_s": 0,
                 "limit_bytes_per_s": 0,
                 "note": work.waiting
-                or f"{work.count} of {work.layers} layers are dead; "
-                f"{sum(said.freed_bytes for said in work.said.values()) >> 20} MiB freed so far",
+                or f"{work.count} of {len(work.request['parents'])} layers are dead; "
+                f"{work.freed_bytes >> 20} MiB freed so far",
             }
             for volume, work in sorted(self._at_work.items())
         ]

@@ -88,6 +88,37 @@ async def test_a_dead_layer_waits_a_while_and_for_every_server(cluster: Cluster)
     assert [len(server.sweeps) for server in cluster.servers][:2] == before[:2]
 
 
+async def test_a_sweep_under_way_is_not_begun_anew(cluster: Cluster) -> None:
+    await _hurried(cluster)
+    client = cluster.client
+    volume = await client.create_volume(GIB)
+    asked: list[dict[str, Any]] = []
+    ready = False
+
+    def sweep(request: dict[str, Any]) -> dict[str, Any]:
+        asked.append(request)
+        return {"done": ready, "freed_bytes": 0}
+
+    for server in cluster.servers:
+        server.answers["sweep"] = sweep
+    for name in ("a", "b"):
+        await client.snapshot(volume.id, name)
+    await client.delete_snapshot(volume.id, "a")
+    await eventually(lambda: asked)
+    await client.snapshot(volume.id, "c")
+    await client.delete_snapshot(volume.id, "b")
+    before = len(asked)
+    await eventually(lambda: len(asked) > before + 6)
+    assert {tuple(request["parents"]) for request in asked} == {(0, 0, 1, 2)}
+    ready = True
+
+    async def swept() -> bool:
+        return (await record(cluster, volume.id)).swept == {"1": 2, "2": 2, "3": 2}
+
+    await eventually(swept)
+    assert (asked[-1]["parents"], asked[-1]["live"]) == ([0, 0, 1, 2, 3], [3, 4])
+
+
 async def test_deleting_succeeds_under_a_lazy_clone_and_the_layer_stays(cluster: Cluster) -> None:
     await _hurried(cluster)
     client = cluster.client
