@@ -21,6 +21,8 @@ import msgspec
 from tests.etcd_process import EtcdProcess, free_port
 from yuntai.config import ChunkServer, Config, encode
 from yuntai.pangu.client import PanguClient
+from yuntai.pangu.register import register
+from yuntai.state import EtcdStore
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = Path(os.environ.get("YUNTAI_PROGRAMS") or ROOT / "target" / "release")
@@ -31,13 +33,13 @@ GIB = 1 << 30
 
 
 class PanguCluster:
-    """Three chunk servers in three racks, one gateway (host ``h1``), two masters."""
+    """Chunk servers (three in three racks, if not told otherwise), one gateway (host ``h1``), two masters."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, racks: tuple[str, ...] = ("rack-1", "rack-2", "rack-3")) -> None:
         self.folder = folder
         self.etcd = EtcdProcess(folder)
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        ports = [free_port() for _ in range(6)]
+        ports = [free_port() for _ in range(3 + len(racks))]
         self.config = Config(
             cluster="test",
             host="h1",
@@ -50,18 +52,19 @@ class PanguCluster:
             master_port=ports[0],
             gateway_port=ports[1],
             chunkservers=[
-                ChunkServer(id=n, rack=f"rack-{n}", port=ports[1 + n], path=str(folder / "chunks" / str(n)))
-                for n in (1, 2, 3)
+                ChunkServer(id=n, rack=rack, port=ports[2 + n], path=str(folder / "chunks" / str(n)))
+                for n, rack in enumerate(racks, 1)
             ],
         )
         # The standby differs in its name and port only.
         self.standby = msgspec.structs.replace(
-            self.config, host="h2", master_port=ports[5], gateway_port=free_port(), chunkservers=[]
+            self.config, host="h2", master_port=ports[2], gateway_port=free_port(), chunkservers=[]
         )
         self.client: PanguClient
 
     async def start(self) -> None:
-        for name in ("data", "run/nbd", "log", "secrets", "chunks/1", "chunks/2", "chunks/3"):
+        disks = [f"chunks/{server.id}" for server in self.config.chunkservers]
+        for name in ("data", "run/nbd", "log", "secrets", *disks):
             (self.folder / name).mkdir(parents=True, mode=0o700)
         for name in ("cluster", "token"):
             path = self.folder / "secrets" / name
@@ -70,14 +73,14 @@ class PanguCluster:
         (self.folder / "h1.json").write_bytes(encode(self.config))
         (self.folder / "h2.json").write_bytes(encode(self.standby))
         await asyncio.to_thread(self.etcd.start)
-        for number in (1, 2, 3):
-            self.start_chunkserver(number)
+        for server in self.config.chunkservers:
+            self.start_chunkserver(server.id)
         self.start_gateway()
         self.start_master("h1")
         self.start_master("h2")
         urls = [f"http://127.0.0.1:{c.master_port}" for c in (self.config, self.standby)]
         self.client = PanguClient(urls, self.config.secret("cluster"))
-        await eventually(self._up, 30, "three chunk servers, a gateway and two masters are up")
+        await eventually(self._up, 30, "the chunk servers, a gateway and two masters are up")
 
     async def _up(self) -> bool:
         if len(await self.roles()) != 2:
@@ -85,7 +88,11 @@ class PanguCluster:
         servers = await self.client.chunkservers()
         gateways = await self.client.gateways()
         up = [g for g in gateways if g["id"] == "h1" and g["state"] == "up"]
-        return len(servers) == 3 and all(s.state == "up" and s.total_bytes for s in servers) and bool(up)
+        return (
+            len(servers) == len(self.config.chunkservers)
+            and all(s.state == "up" and s.total_bytes for s in servers)
+            and bool(up)
+        )
 
     def start_chunkserver(self, number: int) -> None:
         server = self.config.chunkservers[number - 1]
@@ -97,8 +104,19 @@ class PanguCluster:
             "cluster_secret_file": str(secret / "cluster"),
             "token_secret_file": str(secret / "token"),
             "allow_any_address": False,
+            "admitted": False,
         }
         self._start(f"cs-{number}", CHUNKSERVER, self._settings(f"cs-{number}", settings))
+
+    async def add_chunkserver(self, number: int, rack: str) -> None:
+        """Start and register one more, as the start of another host does."""
+        disk = self.folder / "chunks" / str(number)
+        server = ChunkServer(id=number, rack=rack, port=free_port(), path=str(disk))
+        disk.mkdir(mode=0o700)
+        self.config = msgspec.structs.replace(self.config, chunkservers=[*self.config.chunkservers, server])
+        self.start_chunkserver(number)
+        async with EtcdStore(self.config.etcd) as store:
+            await register(store, self.config)
 
     def start_gateway(self) -> None:
         settings = {
@@ -204,6 +222,25 @@ async def qemu_io(uri: str, *commands: str, within_s: float = 20.0, read_only: b
     assert "verification failed" not in text, f"qemu-io {commands}: {text}"
     assert "error" not in text.lower(), f"qemu-io {commands}: {text}"
     return time.monotonic() - began
+
+
+async def fio_verify(uri: str, seconds: int, size_mib: int = 64) -> None:
+    """Write at random for a while and read back what was written, with checksums; a wrong one fails."""
+    process = await asyncio.create_subprocess_exec(
+        *("fio", "--name=verify", "--ioengine=nbd", f"--uri={uri}", "--rw=randwrite", "--bs=4k-64k", "--iodepth=4"),
+        *("--verify=crc32c", "--verify_backlog=64", "--verify_fatal=1", f"--size={size_mib}M", "--time_based"),
+        *(f"--runtime={seconds}", "--rate=4m", "--verify_state_save=0", "--output-format=terse"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        async with asyncio.timeout(seconds + 40):
+            out, _ = await process.communicate()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        raise AssertionError("fio did not end") from None
+    assert process.returncode == 0, out.decode(errors="replace")
 
 
 def disk_bytes(folder: Path) -> int:

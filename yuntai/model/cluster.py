@@ -164,6 +164,15 @@ class PanguSettings(Record, frozen=True, kw_only=True):
     balancing: bool = False  # replicas are being moved until the disks are evenly full
 
 
+class PanguTerm(Record, frozen=True, kw_only=True):
+    """Written to get a number that is higher than any before, and lower than that of any later leader."""
+
+    KIND: ClassVar[str] = "pangu_term"
+
+    leader: int
+    number: int
+
+
 class BootSet(Record, frozen=True, kw_only=True):
     """What the first disks made of a node read first, in the order of reading. ``id`` is ``<volume>.<node>``."""
 

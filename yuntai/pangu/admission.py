@@ -8,7 +8,10 @@ In this order, each step in etcd or durable at the server before the next:
    step 1, so none that names the server can have been missed;
 3. gateways that read from the server for clones hear that it does not count: it would answer "nothing here", and they
    would take that for zeros;
-4. the server is told to let gateways in, and the record says so.
+4. every gateway with a volume open for writing says that no replica is joining there: a ``Moved`` from before, on its
+   way for long, would make a replica count that went with the old disk. One that does not answer loses its generation,
+   and with it its say;
+5. the server is told to let gateways in, and the record says so.
 
 What is missing is then copied there by whoever has the volume open, as after any absence.
 """
@@ -23,10 +26,11 @@ from msgspec.structs import replace
 from yuntai import log
 from yuntai.model.cluster import ChunkServer, Placement, Volume
 from yuntai.pangu import rules, wire
-from yuntai.pangu.errors import NotFound, PanguError
+from yuntai.pangu.errors import NotFound, PanguError, Unavailable
 from yuntai.state import StateError
 
 if TYPE_CHECKING:
+    from yuntai.pangu.mover import Mover
     from yuntai.pangu.office import Office
     from yuntai.pangu.servers import Servers, Status
     from yuntai.pangu.serving import Serving
@@ -40,10 +44,11 @@ _log = log.get("admission")
 class Admission:
     """A loop over the servers' statuses."""
 
-    def __init__(self, office: Office, servers: Servers, serving: Serving) -> None:
+    def __init__(self, office: Office, servers: Servers, serving: Serving, mover: Mover) -> None:
         self._office = office
         self._servers = servers
         self._serving = serving
+        self._mover = mover
 
     async def run(self) -> None:
         """Admit until cancelled."""
@@ -63,16 +68,18 @@ class Admission:
         if found is None:
             return
         record = found.value
-        first = not record.store and status.admitted
-        if record.store != status.store and not first:
-            if status.admitted and record.store:
-                # It lets gateways in that may still count on the other disk: as quickly as can be.
-                _log.error("a disk was exchanged for one of another server", server=record.id, store=status.store)
-            await self._write(record.id, status.store, admitted=False)
-        elif first:
-            await self._write(record.id, status.store, admitted=True)
+        if not record.store and status.admitted:
+            await self._write(record.id, status.store, admitted=True)  # from before stores had names
             return
+        if status.admitted and record.store not in ("", status.store):
+            # It lets gateways in that may still count on the other disk: as quickly as can be.
+            _log.error("a disk was exchanged for one of another server", server=record.id, store=status.store)
+        if record.admitted or record.store != status.store:
+            await self._write(record.id, status.store, admitted=False)
         await self._discount(number)
+        for volume in [one.value for one in await self._office.store.list(Volume)]:
+            if rules.holder(volume) and volume.state != "deleting" and not volume.read_only:
+                await self._end_joining(volume.id, number)
         await self._servers.call(number, {"op": "admit", "store": status.store}, ADMIT_TIMEOUT_S)
         await self._write(record.id, status.store, admitted=True)
         _log.info("a store was admitted", server=record.id, store=status.store)
@@ -102,6 +109,18 @@ class Admission:
                 continue
         for volume in sorted(placed):
             await self._tell(volume)
+
+    async def _end_joining(self, volume_id: str, number: int) -> None:
+        async with self._office.lock(volume_id):
+            volume = (await self._office.volume(volume_id)).value
+            if not rules.holder(volume) or volume.state == "deleting":
+                return
+            if not self._serving.is_open(volume):
+                await self._office.change(volume_id, rules.reopen)
+                return
+            under_way = await self._mover.tell(volume)
+        if under_way is None or any(move.to == number for move in under_way):
+            raise Unavailable(f"the gateway of {rules.holder(volume)} still moves a replica of {volume_id} there")
 
     async def _tell(self, volume: str) -> None:
         found = await self._office.store.get(Volume, volume)

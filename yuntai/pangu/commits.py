@@ -68,7 +68,10 @@ async def _commit(
         records = await _records(office, volume_name, moves)
         joining = await _joining(office, moves)
         # The racks of the others as they were last heard of: reading each anew would cost more than all the rest.
-        servers = {**mover.servers(), **{one.value.number: one.value for one in joining}}
+        servers = dict(mover.servers())
+        for move in moves:
+            servers.pop(move.to, None)  # but one that joins must be registered now
+        servers |= {one.value.number: one.value for one in joining}
         outcome = move_rules.commit(volume.value, _chunks(records), moves, servers)
         if not outcome.changed:
             return _answer(volume_name, outcome)

@@ -9,7 +9,8 @@ A replica is dropped only if all of this holds:
    not name one as under way: nothing of a move is in etcd, and a ``Moved`` would make the replica count;
 3. from the reading until the server has answered this master commits no move of the volume (the volume's lock);
 4. no other master does: each tells every server its term before it wants a move to it, and a server refuses to drop
-   for a lower term. A dead master's request that is still in the network comes too late;
+   for a lower term. A dead master's request that is still in the network comes too late; and so does one of this
+   master's own that was not answered, as it takes a higher term then;
 5. the replica has not moved on since the server said so: the server compares its position;
 6. clones that still read from the volume know the present placement: they would take a dropped replica for an empty
    one, and zeros for data.
@@ -58,6 +59,7 @@ class Holdings:
         self._held: dict[int, tuple[float, frozenset[tuple[str, int]]]] = {}
         self._surveyed: dict[int, float] = {}
         self._since: dict[str, float] = {}
+        self._burnt: dict[int, int] = {}  # server → the term of a request to drop that it did not answer
         self.announced: frozenset[int] = frozenset()
         """Servers that know this master's term."""
         self.deleted: set[str] = set()
@@ -69,6 +71,9 @@ class Holdings:
     async def announce(self, answering: Iterable[int]) -> None:
         """Tell servers this master's term, so that nobody drops for an older one any more."""
         news = sorted(set(answering) - self.announced)
+        if any(self._burnt.get(number, 0) >= self._office.term for number in news):
+            await self._office.raise_term()
+        news = [number for number in news if self._burnt.get(number, 0) < self._office.term]
         told = await asyncio.gather(*(self._announce(number) for number in news))
         self.announced |= {number for number, heard in zip(news, told, strict=True) if heard}
 
@@ -164,9 +169,18 @@ class Holdings:
             doomed = [state for state in unnamed if (int(state["chunk"]), number) not in joining]
             for start in range(0, len(doomed), CHUNKS_PER_DROP):
                 request = self._drop_request(volume_number(volume), doomed[start : start + CHUNKS_PER_DROP])
-                gone = await self._servers.call(number, request, ASK_TIMEOUT_S)
+                gone = await self._ask_to_drop(number, request)
                 self.dropped += len(gone)
                 _log.info("replicas dropped", server=f"cs-{number}", volume=volume, chunks=len(gone))
+
+    async def _ask_to_drop(self, number: int, request: dict[str, Any]) -> list[int]:
+        try:
+            return list(await self._servers.call(number, request, ASK_TIMEOUT_S))
+        except Unavailable:
+            # It may be done later. Until the server knows a higher term nothing may move there.
+            self.announced -= {number}
+            self._burnt[number] = int(request["term"])
+            raise
 
     async def _joining(self, volume: Volume) -> set[tuple[int, int]] | None:
         """Return (chunk, server) of replicas that are joining; ``None`` if that cannot be told now."""

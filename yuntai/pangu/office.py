@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from yuntai.model.cluster import Volume
+from yuntai.model.cluster import PanguTerm, Volume
 from yuntai.pangu import wire
 from yuntai.pangu.errors import NotFound, Unavailable
 from yuntai.state import NotFound as NoRecord
@@ -43,10 +43,23 @@ class Office:
     placing: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held from the choice of servers to the record that names them, so that no server is removed in between."""
 
+    _terms: list[int] = field(default_factory=list)
+
     @property
     def term(self) -> int:
         """A number that grows with every election: chunk servers refuse destructive requests of a former leader."""
-        return self.guard.record.mod_revision
+        return self._terms[-1] if self._terms else self.guard.record.mod_revision
+
+    async def raise_term(self) -> None:
+        """Take a higher term, to be safe from requests of this master's own that may still be on their way.
+
+        It is the revision of a write of this leadership, so that of any later leader is higher still.
+        """
+        mark = PanguTerm(id="pangu", leader=self.guard.record.mod_revision, number=len(self._terms) + 1)
+        if await self.store.txn(compare=[self.guard], put=[mark]):
+            found = await self.store.get(PanguTerm, mark.id)
+            if found is not None and found.value == mark:
+                self._terms.append(found.mod_revision)
 
     @asynccontextmanager
     async def lock(self, volume_id: str) -> AsyncIterator[None]:

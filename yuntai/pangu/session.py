@@ -47,7 +47,7 @@ class Session:
         self.serving.gateways, self.serving.mover, self.serving.atlas = self.gateways, self.mover, self.atlas
         self.holdings.mover = self.mover
         self.tending = Tending(office, self.atlas, self.servers, self.gateways, self.serving, self.mover, self.tuning)
-        self.admission = Admission(office, self.servers, self.serving)
+        self.admission = Admission(office, self.servers, self.serving, self.mover)
         self.healing = Healing(self.atlas, self.servers, self.gateways)
         self.changes = Changes(office, self.servers)
         self.garbage = Garbage(office, self.servers, self.holdings)

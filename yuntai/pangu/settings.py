@@ -41,6 +41,7 @@ TUNABLES: dict[str, Tunable] = {
         "master", "a volume without a record is deleted from disks after this", 86_400, 1
     ),
     "rebuild_bytes_per_s": Tunable("gateway", "rebuilding of one volume; 0 = none"),
+    "rebuild_busy_bytes_per_s": Tunable("gateway", "the same while the guest is at work; 0 = none"),
     "hydrate_bytes_per_s": Tunable("gateway", "background copying from a source while the guest is quiet; 0 = none"),
     "hydrate_busy_bytes_per_s": Tunable("gateway", "the same while the guest is at work; 0 = none"),
     "scrub_bytes_per_s": Tunable("server", "reading to find damage; 0 = none"),

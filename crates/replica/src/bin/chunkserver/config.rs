@@ -122,7 +122,8 @@ impl Config {
             checkpoint_bytes: None,
             connections_max: None,
             full_percent: None,
-            admitted: true,
+            // The master lets gateways in, once no volume counts on what the disk before this one had.
+            admitted: false,
         })
     }
 
