@@ -12,7 +12,7 @@ import pytest
 from tests.unit.control.test_control_machine import ControlMachine
 
 STEPS = 120
-SEEDS = range(16)
+SEEDS = (*range(16), 24)
 # (weight, rule, choices of its arguments); "number" and "other" are always drawn.
 MOVES: tuple[tuple[int, str, dict[str, tuple[object, ...]]], ...] = (
     (6, "run_instances", {"amount": (1, 1, 2), "data": ([], [True], [False, True]), "begin": (True, True, False)}),
