@@ -108,7 +108,7 @@ class Decisions(RuleBasedStateMachine):
             case "drain":
                 self.drain(server)
             case "swap":
-                self.swap_disk(server)
+                self.swap_disk(self._telling(server))
 
     def elect(self) -> None:
         """Another master leads; the one before may not know it yet."""
@@ -328,12 +328,17 @@ class Decisions(RuleBasedStateMachine):
     @rule(server=servers, together=seldom)
     def die(self, server: int, together: bool) -> None:
         if together or all(disk.up for disk in self.world.disks.values()):
-            self.world.disks[server].up = False
+            self.world.disks[self._telling(server)].up = False
 
     @rule()
     def come_back(self) -> None:
         for disk in self.world.disks.values():
             disk.up = True
+
+    def _telling(self, server: int) -> int:
+        """Rather a server that has just been said to have everything: that is when it hurts."""
+        said = [move.to for session in self.world.sessions if session.open for move in session.raised.values()]
+        return said[0] if said and server > 2 else server
 
     def swap_disk(self, server: int) -> None:
         """Only while every chunk has another replica that counts: else the data would be lost by the operator."""
