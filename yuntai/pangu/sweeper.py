@@ -153,7 +153,6 @@ class Sweeper:
         request = {
             "op": "sweep",
             "volume": volume_number(volume.id),
-            "term": self._office.term,
             "parents": list(volume.parents),
             "live": live,
         }
@@ -184,8 +183,9 @@ class Sweeper:
 
     async def _ask(self, number: int, work: Sweep) -> bool:
         """Ask one server; return whether it has nothing left to free."""
+        request = {**work.request, "term": self._office.term}
         try:
-            said = msgspec.convert(await self._servers.call(number, work.request, SWEEP_TIMEOUT_S), Progress)
+            said = msgspec.convert(await self._servers.call(number, request, SWEEP_TIMEOUT_S), Progress)
         except NotFound:
             return True  # the operator removed the server, and its disk with it
         except (Unavailable, wire.Refused, msgspec.ValidationError) as error:
