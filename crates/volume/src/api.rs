@@ -1,7 +1,10 @@
 //! What goes into a [`Volume`](crate::Volume) and what comes out.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
-use yuntai_proto::control::{EventAnswer, GatewayEvent, OpenVolume};
+use serde::Serialize;
+use yuntai_proto::control::{EventAnswer, GatewayEvent, Move, OpenVolume};
 use yuntai_proto::{ChunkIndex, Frame, LayerId, ServerId};
 
 /// Microseconds of a clock that never goes back; any origin. The volume has no clock of its own.
@@ -31,6 +34,8 @@ pub struct Config {
     pub pull_wait_us: Micros,
     /// Chunks of a volume that are rebuilt at the same time.
     pub rebuilds_max: usize,
+    /// Moving replicas of a volume that pull at the same time.
+    pub moves_max: usize,
     /// Speed limit of one pull for a returning server (0 = none). Levelling at open is never limited.
     pub pull_bytes_per_s_max: u64,
     /// Bytes of guest requests that are worked on at the same time; more wait in arrival order.
@@ -59,6 +64,7 @@ impl Default for Config {
             backoff_max_us: 2_000_000,
             pull_wait_us: 60_000_000,
             rebuilds_max: 4,
+            moves_max: 4,
             pull_bytes_per_s_max: 100 << 20,
             in_flight_bytes_max: 64 << 20,
             unanswered_bytes_max: 64 << 20,
@@ -172,10 +178,28 @@ pub enum ControlRequest {
         /// The new head.
         head: LayerId,
     },
-    /// Take over a longer placement, a larger size, newer addresses or tokens. Never shrinks.
+    /// Take over a longer placement, a larger size, newer addresses or tokens, moves that are wanted, and those that
+    /// were committed without our hearing of it. Never shrinks.
     Reopen(Box<OpenVolume>),
+    /// The moves that are wanted now, all of them. Answer: [`ControlAnswer::Moves`], at once.
+    Moves {
+        /// Which.
+        moves: Vec<Move>,
+        /// Addresses of the joining servers.
+        servers: BTreeMap<ServerId, String>,
+    },
     /// Flush, then stop ([`Action::Closed`] follows the answer).
     Close,
+}
+
+/// A move that cannot be made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RefusedMove {
+    /// Which.
+    #[serde(flatten)]
+    pub wanted: Move,
+    /// Why.
+    pub reason: String,
 }
 
 /// Answer to a [`ControlRequest`].
@@ -188,6 +212,13 @@ pub enum ControlAnswer {
     },
     /// Taken over.
     Reopened,
+    /// The list is noted.
+    Moves {
+        /// Joining replicas that there are now.
+        under_way: Vec<Move>,
+        /// What cannot be.
+        refused: Vec<RefusedMove>,
+    },
     /// Stopped.
     Closed {
         /// Whether the last flush was answered in time.

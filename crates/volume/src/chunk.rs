@@ -19,9 +19,21 @@ pub(crate) enum Standing {
     Rebuilding { from: u64 },
 }
 
+/// What a replica is for its chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// The record names it.
+    Member,
+    /// Is to take over from another one; nobody waits for it.
+    Joining,
+    /// Is to take over, and counts: the record may name it any moment.
+    Counting,
+}
+
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Replica {
     pub server: ServerId,
+    pub role: Role,
     pub standing: Standing,
     /// A second damaged block within this time does not start another rebuild.
     pub heal_not_before: Micros,
@@ -93,6 +105,8 @@ pub(crate) struct Chunk {
     pub replicas: Vec<Replica>,
     /// One bit per replica in the in-sync set (or about to be taken into it).
     pub required: u8,
+    /// The bit of the replica that is not a member (yet).
+    pub joining: u8,
     /// One bit per replica that is `Whole`.
     pub whole: u8,
     /// Every in-sync replica was level once since the open.
@@ -105,13 +119,20 @@ pub(crate) struct Chunk {
     pub parked: Vec<Parked>,
 }
 
+impl Replica {
+    fn new(server: ServerId, role: Role, standing: Standing) -> Self {
+        Self { server, role, standing, heal_not_before: 0 }
+    }
+}
+
 impl Chunk {
     pub fn new(placement: &[ServerId]) -> Self {
         let behind = Standing::Behind { retry_at: 0 };
-        let replica = |server: &ServerId| Replica { server: *server, standing: behind, heal_not_before: 0 };
+        let replica = |server: &ServerId| Replica::new(*server, Role::Member, behind);
         Self {
             replicas: placement.iter().map(replica).collect(),
             required: 0,
+            joining: 0,
             whole: 0,
             serving: false,
             opened: Position::default(),
@@ -127,6 +148,40 @@ impl Chunk {
         self.replicas.iter().position(|replica| replica.server == server)
     }
 
+    /// One more replica, the last one; its place.
+    pub fn add_joining(&mut self, server: ServerId) -> usize {
+        let index = self.replicas.len();
+        self.replicas.push(Replica::new(server, Role::Joining, Standing::Behind { retry_at: 0 }));
+        self.joining |= 1 << index;
+        index
+    }
+
+    /// The replica that was to join, the last one, goes.
+    pub fn drop_joining(&mut self, server: ServerId) {
+        if self.replicas.last().is_some_and(|last| last.server == server && last.role != Role::Member) {
+            self.drop_last();
+        }
+    }
+
+    fn drop_last(&mut self) {
+        let bit = 1 << (self.replicas.len() - 1);
+        self.replicas.pop();
+        self.required &= !bit;
+        self.joining &= !bit;
+        self.whole &= !bit;
+        self.log.iter_mut().for_each(|mutation| mutation.acked &= !bit);
+    }
+
+    /// The last replica gets the place of `from`, which goes.
+    pub fn take_over(&mut self, from: ServerId) {
+        let (Some(at), last) = (self.index_of(from), self.replicas.len() - 1) else { return };
+        let moved = |mask: u8| (mask & !(1 << at)) | ((mask >> last & 1) << at);
+        self.replicas[at] = self.replicas[last];
+        (self.required, self.joining, self.whole) = (moved(self.required), moved(self.joining), moved(self.whole));
+        self.log.iter_mut().for_each(|mutation| mutation.acked = moved(mutation.acked));
+        self.drop_last();
+    }
+
     /// The chunk's history begins (for this writer) at `survivor`.
     pub fn open_at(&mut self, survivor: Position) {
         self.opened = survivor;
@@ -138,9 +193,10 @@ impl Chunk {
         History { generation, opened: self.opened, log_base: self.log_base, last: self.last.sequence }
     }
 
-    /// Acknowledged: every in-sync replica has it, each of them is whole, and they are at least two.
+    /// Acknowledged: every in-sync replica has it, each of them is whole, and at least two of them are the record's.
     pub fn complete(&self, acked: u8) -> bool {
-        self.required & !(acked & self.whole) == 0 && self.required.count_ones() as usize >= IN_SYNC_MIN
+        let members = (self.required & !self.joining).count_ones() as usize;
+        self.required & !(acked & self.whole) == 0 && members >= IN_SYNC_MIN
     }
 
     pub fn level(&self) -> bool {

@@ -82,6 +82,7 @@ pub(crate) enum FlushFor {
     Close { control: u64 },
     Hydrated { chunks: ChunkIndex },
     Readmit(ServerId),
+    Join { chunk: ChunkIndex, to: ServerId },
 }
 
 #[derive(Debug)]
@@ -289,13 +290,13 @@ impl Volume {
 
     /// Send a server the flushes that it must answer, once everything that they cover is there.
     pub(crate) fn send_flushes(&mut self, id: ServerId) {
-        let server = &self.servers[&id];
+        let Some(server) = self.servers.get(&id) else { return };
         if self.flushes.is_empty() || !server.dialer.ready() || !server.not_whole.is_empty() {
             return;
         }
         let required = server.required;
         let due = |flush: &Flush| match flush.purpose {
-            FlushFor::Readmit(one) => one == id,
+            FlushFor::Readmit(one) | FlushFor::Join { to: one, .. } => one == id,
             _ => required,
         };
         let unsent = |flush: &Flush| !flush.sent.contains(&id) && !flush.acked.contains(&id);
@@ -321,10 +322,13 @@ impl Volume {
     }
 
     fn check_flush(&mut self, number: u64) {
-        let flush = &self.flushes[&number];
+        let Some(flush) = self.flushes.get(&number) else { return };
         let purpose = flush.purpose;
         let done = match purpose {
-            FlushFor::Readmit(id) => flush.acked.contains(&id) || !self.servers[&id].dialer.ready(),
+            FlushFor::Readmit(id) => {
+                flush.acked.contains(&id) || !self.servers.get(&id).is_some_and(|server| server.dialer.ready())
+            }
+            FlushFor::Join { to, .. } => flush.acked.contains(&to),
             _ => self.servers.values().filter(|server| server.required).all(|server| flush.acked.contains(&server.id)),
         };
         if !done {
@@ -335,6 +339,7 @@ impl Volume {
             FlushFor::Guest { op } => self.piece_of_op_done(op),
             FlushFor::Readmit(id) if acked.contains(&id) => self.ready_for_readmission(id),
             FlushFor::Readmit(_) => {}
+            FlushFor::Join { chunk, to } => self.join_durable(chunk, to),
             FlushFor::Snapshot { control, head } => self.snapshot_durable(control, head),
             FlushFor::Close { control } => self.finish_close(control, true),
             FlushFor::Hydrated { chunks } => self.hydration_durable(chunks),

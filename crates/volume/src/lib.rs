@@ -22,6 +22,7 @@ mod hydrate;
 pub mod level;
 mod links;
 mod members;
+mod moves;
 mod mutate;
 pub mod nbd;
 mod operate;

@@ -5,7 +5,7 @@ use yuntai_proto::data::{Claim, ClaimReply, Layers};
 use yuntai_proto::{ChunkIndex, Frame, Header, Kind, ServerId};
 
 use crate::api::{Action, LinkId};
-use crate::chunk::Standing;
+use crate::chunk::{Role, Standing};
 use crate::level::resume_from;
 use crate::server::{Asked, Link, LinkState, Server};
 use crate::volume::{LinkOwner, Phase, Volume};
@@ -22,6 +22,12 @@ impl Volume {
             let address = self.spec.servers.get(server).cloned().unwrap_or_default();
             let known = self.servers.entry(*server).or_insert_with(|| Server::new(*server, address.clone()));
             known.dialer.address = address;
+        }
+        self.servers.values_mut().for_each(|server| server.places = 0);
+        for replica in self.chunks.iter().flat_map(|chunk| &chunk.replicas) {
+            if let (Some(server), true) = (self.servers.get_mut(&replica.server), replica.role != Role::Joining) {
+                server.places += 1;
+            }
         }
         for chunk in 0..self.chunks.len() {
             for index in 0..self.chunks[chunk].replicas.len() {
@@ -111,16 +117,22 @@ impl Volume {
             self.note(Some(id), None, format!("connection lost: {reason}"));
         }
         self.rebuilds_lost(id);
+        self.joins_lost(id);
         for flush in self.flushes.values_mut() {
             flush.sent.remove(&id);
         }
+        self.reads_lost(id, link);
+        if self.servers[&id].dialer.retry_at <= self.now {
+            self.dial(id);
+        }
+    }
+
+    /// What it was to read, somebody else reads.
+    pub(crate) fn reads_lost(&mut self, id: ServerId, link: Link) {
         for one in link.outstanding.into_values() {
             if let Asked::Read { read } = one.asked {
                 self.read_failed(id, read);
             }
-        }
-        if self.servers[&id].dialer.retry_at <= self.now {
-            self.dial(id);
         }
     }
 
@@ -169,7 +181,10 @@ impl Volume {
                 continue;
             }
             let claim = self.servers[&id].claim_of(chunk);
-            let resume = if self.writable() {
+            let joining = self.chunks[chunk as usize].replicas[index].role == Role::Joining;
+            let resume = if joining {
+                self.nothing_to_pull(id, chunk).then_some(1)
+            } else if self.writable() {
                 resume_from(&claim, &self.chunks[chunk as usize].history(self.spec.generation))
             } else {
                 (!claim.rebuilding).then_some(u64::MAX)
@@ -180,7 +195,7 @@ impl Volume {
                     self.set_standing(chunk, index, Standing::Whole);
                 }
                 None => {
-                    behind += 1;
+                    behind += usize::from(!joining);
                     self.set_standing(chunk, index, Standing::Behind { retry_at: 0 });
                 }
             }
@@ -200,6 +215,7 @@ impl Volume {
         self.wake_stalled_reads();
         self.tick_members();
         self.schedule_rebuilds();
+        self.tend_moves();
     }
 
     /// Send again from `from` on; what is before it the server has.

@@ -6,7 +6,7 @@ use yuntai_proto::data::ChunkState;
 use yuntai_proto::{ChunkIndex, ServerId};
 
 use crate::api::Action;
-use crate::chunk::Standing;
+use crate::chunk::{Role, Standing};
 use crate::guest::FlushFor;
 use crate::level::survivor;
 use crate::server::DegradeWish;
@@ -20,22 +20,63 @@ const ASK_AGAIN_US: u64 = 1_000_000;
 pub(crate) enum Raised {
     Degrade(ServerId),
     Readmit(ServerId),
+    /// The joins that are at that stage.
+    Moved,
     Hydrated(ChunkIndex),
+}
+
+impl Raised {
+    /// Its answer changes who counts: only one such question is on its way.
+    fn changes_members(&self) -> bool {
+        !matches!(self, Self::Hydrated(_))
+    }
 }
 
 impl Volume {
     /// Work out anew who counts, and whatever follows from it.
     pub(crate) fn refresh_required(&mut self) {
         for server in self.servers.values_mut() {
-            server.required = !self.stale.contains(&server.id) || self.readmitting == Some(server.id);
+            let in_sync = !self.stale.contains(&server.id) || self.readmitting == Some(server.id);
+            server.required = in_sync && server.places > 0;
         }
         for chunk in &mut self.chunks {
             chunk.required = 0;
             for (index, replica) in chunk.replicas.iter().enumerate() {
                 let required = self.servers.get(&replica.server).is_some_and(|server| server.required);
-                chunk.required |= u8::from(required) << index;
+                chunk.required |= u8::from(required && replica.role != Role::Joining) << index;
             }
         }
+    }
+
+    pub(crate) fn refresh_server(&mut self, id: ServerId) {
+        let in_sync = !self.stale.contains(&id) || self.readmitting == Some(id);
+        let Some(server) = self.servers.get_mut(&id) else { return };
+        server.required = in_sync && server.places > 0;
+        if !server.required {
+            server.degrade = None;
+        }
+    }
+
+    /// Change what a replica is for its chunk, and every count that depends on it.
+    pub(crate) fn set_role(&mut self, number: ChunkIndex, id: ServerId, role: Role) {
+        let chunk = &mut self.chunks[number as usize];
+        let Some(index) = chunk.index_of(id) else { return };
+        let replica = &mut chunk.replicas[index];
+        let (counted, counts) = (replica.role != Role::Joining, role != Role::Joining);
+        let whole = replica.standing == Standing::Whole;
+        replica.role = role;
+        chunk.joining = chunk.joining & !(1 << index) | u8::from(role != Role::Member) << index;
+        let Some(server) = self.servers.get_mut(&id) else { return };
+        server.places = server.places + usize::from(counts) - usize::from(counted);
+        if counts && !whole {
+            server.not_whole.insert(number);
+        } else {
+            server.not_whole.remove(&number);
+        }
+        self.refresh_server(id);
+        let required = counts && self.servers[&id].required;
+        let chunk = &mut self.chunks[number as usize];
+        chunk.required = chunk.required & !(1 << index) | u8::from(required) << index;
     }
 
     fn membership_changed(&mut self) {
@@ -51,6 +92,11 @@ impl Volume {
             self.settle(chunk);
             self.after_change(chunk);
         }
+        self.membership_settled();
+    }
+
+    /// What waits for servers looks at them anew.
+    pub(crate) fn membership_settled(&mut self) {
         self.check_flushes();
         let ids: Vec<ServerId> = self.servers.keys().copied().collect();
         ids.into_iter().for_each(|id| self.send_flushes(id));
@@ -105,7 +151,9 @@ impl Volume {
     fn can_spare(&self, id: ServerId) -> bool {
         self.phase == Phase::Claiming
             || self.chunks.iter().enumerate().all(|(number, chunk)| {
-                let Some(gone) = chunk.index_of(id) else { return true };
+                let Some(gone) = chunk.index_of(id).filter(|at| chunk.replicas[*at].role == Role::Member) else {
+                    return true;
+                };
                 chunk.replicas.iter().enumerate().any(|(index, replica)| {
                     let counts = index != gone && chunk.required >> index & 1 == 1;
                     let whole = chunk.whole >> index & 1 == 1;
@@ -117,7 +165,7 @@ impl Volume {
     }
 
     fn propose(&mut self) {
-        if self.raised.values().any(|raised| !matches!(raised, Raised::Hydrated(_))) {
+        if self.raised.values().any(Raised::changes_members) {
             return;
         }
         let (volume, generation, now) = (self.spec.volume, self.spec.generation, self.now);
@@ -134,8 +182,13 @@ impl Volume {
         if self.phase != Phase::Serving {
             return;
         }
+        let moves = self.due_moves();
+        if !moves.is_empty() {
+            return self.raise_moved(moves);
+        }
         let whole = self.servers.values().find(|server| {
-            !server.required && server.dialer.ready() && server.not_whole.is_empty() && server.readmit_at <= now
+            let out = !server.required && self.stale.contains(&server.id);
+            out && server.dialer.ready() && server.not_whole.is_empty() && server.readmit_at <= now
         });
         let Some(id) = whole.map(|server| server.id) else { return };
         // What it pulled must be durable before a flush may count on it.
@@ -146,8 +199,8 @@ impl Volume {
 
     /// A returning server is whole and has made it durable.
     pub(crate) fn ready_for_readmission(&mut self, id: ServerId) {
-        let server = &self.servers[&id];
-        let busy = self.raised.values().any(|raised| !matches!(raised, Raised::Hydrated(_)));
+        let Some(server) = self.servers.get(&id) else { return };
+        let busy = self.raised.values().any(Raised::changes_members);
         if busy || server.required || !server.dialer.ready() || !server.not_whole.is_empty() {
             return; // proposed again by the next tick, if it still holds
         }
@@ -170,6 +223,15 @@ impl Volume {
         match (raised, answer) {
             (_, EventAnswer::Fenced {}) => return self.fenced(),
             (Raised::Hydrated(chunks), _) => return self.hydrated_answered(chunks, answer),
+            (Raised::Moved, EventAnswer::Placed { moves }) => {
+                self.moves_answered(moves);
+                return self.propose();
+            }
+            (Raised::Moved, other) => {
+                self.note(None, None, format!("the master did not commit moves: {other:?}"));
+                self.moves_answered(&[]);
+                return self.propose();
+            }
             (Raised::Degrade(id), EventAnswer::Stale { stale }) => {
                 self.stale = stale.iter().copied().collect();
                 self.counters.degrades += 1;
@@ -190,13 +252,14 @@ impl Volume {
         self.spec.stale = self.stale.iter().copied().collect();
         let again = self.now + ASK_AGAIN_US;
         if let Raised::Degrade(id) | Raised::Readmit(id) = raised {
-            let server = self.servers.get_mut(&id).expect("raised for a server of ours");
-            server.readmit_at = again;
-            if let (Raised::Degrade(_), Some(wish)) = (raised, server.degrade.as_mut()) {
-                wish.ask_at = again;
-            }
-            if self.stale.contains(&id) {
-                server.degrade = None;
+            if let Some(server) = self.servers.get_mut(&id) {
+                server.readmit_at = again;
+                if let (Raised::Degrade(_), Some(wish)) = (raised, server.degrade.as_mut()) {
+                    wish.ask_at = again;
+                }
+                if self.stale.contains(&id) {
+                    server.degrade = None;
+                }
             }
         }
         self.membership_changed();
@@ -235,6 +298,7 @@ impl Volume {
         self.admit_backlog();
         self.propose();
         self.schedule_rebuilds();
+        self.tend_moves();
     }
 
     /// Choose the survivor of a chunk that has none yet, if its in-sync servers have all been heard.

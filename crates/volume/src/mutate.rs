@@ -3,7 +3,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use yuntai_proto::{block_crc, ChunkIndex, Kind, Position, ServerId, BLOCK_BYTES};
 
-use crate::chunk::{Mutation, Owner, Payload, Standing};
+use crate::chunk::{Mutation, Owner, Payload, Role, Standing};
 use crate::read::Purpose;
 use crate::volume::Volume;
 
@@ -124,9 +124,10 @@ impl Volume {
         let id = chunk.replicas[index].server;
         chunk.replicas[index].standing = standing;
         let whole = standing == Standing::Whole;
+        let joining = chunk.replicas[index].role == Role::Joining;
         chunk.whole = if whole { chunk.whole | 1 << index } else { chunk.whole & !(1 << index) };
         let Some(server) = self.servers.get_mut(&id) else { return };
-        if whole {
+        if whole || joining {
             server.not_whole.remove(&number);
         } else {
             server.not_whole.insert(number);

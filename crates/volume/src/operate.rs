@@ -23,6 +23,11 @@ impl Volume {
         let result = match request {
             ControlRequest::Snapshot { parents, head } => self.snapshot(id, parents, head),
             ControlRequest::Reopen(spec) => self.reopen(*spec).map(|()| Some(ControlAnswer::Reopened)),
+            ControlRequest::Moves { moves, servers } => {
+                let refused = self.want_moves(moves, servers);
+                let under_way = self.moves.joins.values().map(|join| join.wanted).collect();
+                Ok(Some(ControlAnswer::Moves { under_way, refused }))
+            }
             ControlRequest::Close => {
                 self.close(id);
                 Ok(None)
@@ -90,25 +95,25 @@ impl Volume {
         }
     }
 
-    fn reopen(&mut self, spec: OpenVolume) -> Result<(), String> {
+    fn reopen(&mut self, mut spec: OpenVolume) -> Result<(), String> {
         let (old, new) = (self.spec.size_bytes, spec.size_bytes);
         if new < old {
             return Err(format!("size_bytes {new} is below the {old} that are served: a volume never shrinks"));
         }
         let known = self.chunks.len();
-        if spec.placement.len() < known || spec.placement[..known] != self.spec.placement[..] {
-            return Err(
-                "placement of existing chunks differs from the one that is served: close the volume first".into()
-            );
+        if spec.placement.len() < known {
+            return Err(format!("placement has {} chunks, and {known} are served", spec.placement.len()));
         }
+        let committed = self.moves_of_placement(&mut spec.placement)?;
         let missing = spec.placement.iter().flatten().find(|server| !spec.servers.contains_key(server));
         if let Some(server) = missing {
             return Err(format!("servers lacks the address of server {server}, which the placement names"));
         }
         self.chunks.extend(spec.placement[known..].iter().map(|servers| Chunk::new(servers)));
         self.settled.resize(self.chunks.len(), false);
+        self.spec.servers.extend(spec.servers);
+        committed.iter().for_each(|chunk| self.commit_move(*chunk));
         self.spec.placement = spec.placement;
-        self.spec.servers = spec.servers;
         self.spec.size_bytes = new;
         (self.spec.token, self.spec.read_token) = (spec.token, spec.read_token);
         for (mine, fresh) in self.spec.sources.iter_mut().zip(&spec.sources) {
@@ -125,6 +130,10 @@ impl Volume {
         if self.serving() {
             (known..self.chunks.len()).for_each(|number| self.settle(number as ChunkIndex));
         }
+        if !committed.is_empty() {
+            self.membership_settled();
+        }
+        self.want_moves(spec.moves, BTreeMap::new());
         Ok(())
     }
 

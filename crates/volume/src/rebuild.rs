@@ -5,8 +5,9 @@ use yuntai_proto::data::{ChunkState, Pull};
 use yuntai_proto::{ChunkIndex, Kind, Position, ServerId};
 
 use crate::api::Micros;
-use crate::chunk::Standing;
+use crate::chunk::{Role, Standing};
 use crate::links::json;
+use crate::moves::Stage;
 use crate::server::Asked;
 use crate::volume::Volume;
 
@@ -28,10 +29,30 @@ impl Volume {
         if !self.serving() || !self.writable() {
             return;
         }
-        while self.rebuilds.len() < self.config.rebuilds_max {
-            let Some((chunk, server)) = self.next_rebuild() else { return };
+        let counts = |key: &(ChunkIndex, ServerId)| !self.is_joining(key.0, key.1);
+        let mut free = self.config.rebuilds_max.saturating_sub(self.rebuilds.keys().copied().filter(counts).count());
+        while free > 0 {
+            let Some((chunk, server)) = self.next_rebuild() else { break };
+            self.begin_rebuild(chunk, server);
+            free -= 1;
+        }
+        while let Some((chunk, server)) = self.next_join() {
             self.begin_rebuild(chunk, server);
         }
+    }
+
+    fn is_joining(&self, number: ChunkIndex, id: ServerId) -> bool {
+        let chunk = &self.chunks[number as usize];
+        chunk.index_of(id).is_some_and(|at| chunk.replicas[at].role == Role::Joining)
+    }
+
+    /// Joining replicas are few at a time: [`Config::moves_max`](crate::Config::moves_max).
+    fn next_join(&self) -> Option<(ChunkIndex, ServerId)> {
+        let pulling = self.moves.joins.values().filter(|join| join.stage == Stage::Pulling);
+        let ready = |id: &ServerId| self.servers.get(id).is_some_and(|server| server.dialer.ready());
+        pulling
+            .map(|join| (join.wanted.chunk, join.wanted.to))
+            .find(|(chunk, to)| ready(to) && self.can_rebuild(*chunk, *to))
     }
 
     fn next_rebuild(&self) -> Option<(ChunkIndex, ServerId)> {
@@ -59,7 +80,7 @@ impl Volume {
         // One in-sync replica at a time (see `Volume`). One whose rebuild was begun and failed counts too: until it is
         // whole, the next one's history is the only other one that could serve if the survivor is lost.
         let begun = |id: ServerId| self.servers[&id].claim_of(number).rebuilding;
-        let other_in_sync = self.servers[&id].required
+        let other_in_sync = chunk.required >> index & 1 == 1
             && chunk.replicas.iter().enumerate().any(|(other, replica)| {
                 let counts = other != index && chunk.required >> other & 1 == 1;
                 let under_way = matches!(replica.standing, Standing::Rebuilding { .. });
@@ -108,7 +129,8 @@ impl Volume {
         let Some(source) = self.pull_source(number, id) else {
             return self.rebuild_failed(id, number, attempt, "no in-sync server to pull from");
         };
-        let required = self.servers[&id].required;
+        let chunk = &self.chunks[number as usize];
+        let required = chunk.index_of(id).is_some_and(|at| chunk.required >> at & 1 == 1);
         let limit = self.config.pull_bytes_per_s_max / self.config.rebuilds_max.max(1) as u64;
         let pull = Pull {
             source: self.servers[&source].dialer.address.clone(),
@@ -150,7 +172,9 @@ impl Volume {
         self.send_flushes(id);
         self.wake_stalled_reads();
         self.schedule_rebuilds();
-        if self.servers[&id].not_whole.is_empty() {
+        if self.is_joining(number, id) {
+            self.tend_moves();
+        } else if self.servers[&id].not_whole.is_empty() {
             self.note(Some(id), None, "every chunk is whole there");
             self.tick_members();
         }
@@ -167,7 +191,9 @@ impl Volume {
         if let Some(index) = self.chunks[number as usize].index_of(id) {
             self.set_standing(number, index, Standing::Behind { retry_at });
         }
-        self.wish_degrade(id, "it cannot be brought level");
+        if !self.is_joining(number, id) {
+            self.wish_degrade(id, "it cannot be brought level");
+        }
     }
 
     /// A block that `dest` wants to pull is damaged at `source`.

@@ -154,12 +154,14 @@ pub(crate) struct Server {
     pub dialer: Dialer,
     /// Its answers count: in the in-sync set, or about to be taken into it.
     pub required: bool,
+    /// Replicas on it that count, if the server is in the in-sync set.
+    pub places: usize,
     /// When its connection was lost (or first wanted).
     pub lost_at: Micros,
     pub degrade: Option<DegradeWish>,
     /// What it said when it was claimed; a chunk that is not listed is empty.
     pub claimed: BTreeMap<ChunkIndex, ChunkState>,
-    /// Chunks of it that are not `Whole`.
+    /// Chunks of it that are not `Whole` (joining replicas left out).
     pub not_whole: BTreeSet<ChunkIndex>,
     /// Not to be proposed for readmission before this time.
     pub readmit_at: Micros,
@@ -172,6 +174,7 @@ impl Server {
             id,
             dialer: Dialer::new(address),
             required: false,
+            places: 0,
             lost_at: 0,
             degrade: None,
             claimed: BTreeMap::new(),

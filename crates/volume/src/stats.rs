@@ -56,6 +56,8 @@ pub struct Counters {
     pub readmits: u64,
     /// Chunks rebuilt on a server.
     pub rebuilt_chunks: u64,
+    /// Replicas that moved to another server.
+    pub moved_chunks: u64,
     /// Blocks copied from the source.
     pub filled_blocks: u64,
     /// Reads that had to ask the source.

@@ -13,6 +13,7 @@ use crate::chunk::Chunk;
 use crate::guest::{Flush, Op, Piece};
 use crate::hydrate::Hydration;
 use crate::members::Raised;
+use crate::moves::Moves;
 use crate::operate::Barrier;
 use crate::read::ReadJob;
 use crate::rebuild::Rebuild;
@@ -60,6 +61,7 @@ pub(crate) enum LinkOwner {
 /// - **From the moment a readmission is proposed the server counts as in-sync**, since the master may commit it without
 ///   our hearing of it.
 /// - **What a read returned stays so**: a read that overlaps a mutation whose fate is open waits for it.
+/// - **A replica that is to move counts at both servers** while the master is asked; see [`crate::moves`].
 /// - **Of a chunk's in-sync servers one at a time is rebuilt**, so that a second whole history is there if the
 ///   survivor is lost meanwhile.
 #[derive(Debug)]
@@ -104,6 +106,7 @@ pub struct Volume {
     pub(crate) rebuilds: BTreeMap<(ChunkIndex, ServerId), Rebuild>,
     /// Turns the choice of the source.
     pub(crate) failed_pulls: usize,
+    pub(crate) moves: Moves,
     pub(crate) hydration: Hydration,
     pub(crate) counters: Counters,
     /// What was noted lately, and until when it is not noted again.
@@ -148,6 +151,7 @@ impl Volume {
             urgent: BTreeSet::new(),
             rebuilds: BTreeMap::new(),
             failed_pulls: 0,
+            moves: Moves::default(),
             hydration: Hydration::new(spec.hydrated_chunks),
             counters: Counters::default(),
             noted: BTreeMap::new(),
@@ -171,6 +175,8 @@ impl Volume {
             self.started = true;
             self.began = self.now;
             self.servers.values_mut().for_each(|server| server.lost_at = now);
+            let moves = self.spec.moves.clone();
+            self.want_moves(moves, BTreeMap::new());
             self.tick();
         }
         match event {
@@ -203,6 +209,7 @@ impl Volume {
         }
         self.last_tick = self.now;
         self.tick_links();
+        self.tend_moves();
         self.tick_members();
         self.retry_stalled_reads();
         self.schedule_rebuilds();

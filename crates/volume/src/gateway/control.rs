@@ -166,6 +166,15 @@ async fn answer(gateway: &Rc<Gateway>, frame: &Frame) -> Result<Value, String> {
             }
             Ok(json!({}))
         }
+        GatewayRequest::Moves { volume, generation, moves, servers } => {
+            let served = open_volume(gateway, volume, generation)?;
+            match served.control(ControlRequest::Moves { moves, servers }).await? {
+                ControlAnswer::Moves { under_way, refused } => {
+                    Ok(json!({ "under_way": under_way, "refused": refused }))
+                }
+                other => Err(format!("unexpected answer {other:?}")),
+            }
+        }
         other => Err(format!("this version cannot do it yet: {other:?}")),
     }
 }

@@ -2,6 +2,7 @@
 
 mod bench;
 mod lazy;
+mod moves;
 mod repair;
 
 use bench::{Bench, Mode, BLOCK};

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::{Bytes, BytesMut};
-use yuntai_proto::control::{EventAnswer, GatewayEvent, OpenVolume, Source};
+use yuntai_proto::control::{EventAnswer, GatewayEvent, Move, OpenVolume, Source};
 use yuntai_proto::data::{ChunkState, Claim, ClaimReply, Layers, Pull, Refusal};
 use yuntai_proto::frame::{FLAG_DURABLE, FLAG_STATES_ONLY};
 use yuntai_proto::handshake::{json_body, json_frame, refusal_frame};
@@ -237,6 +237,10 @@ pub struct Master {
     pub heard: Vec<String>,
     pending: Vec<(u64, GatewayEvent)>,
     pub hydrated: u32,
+    /// Moves that are committed.
+    pub placed: Vec<Move>,
+    /// Chunks whose moves are not committed.
+    pub keeps: BTreeSet<u32>,
 }
 
 pub struct Bench {
@@ -254,7 +258,7 @@ pub struct Bench {
     pub trace: Vec<String>,
 }
 
-/// Servers 1..=3 hold the volume of two chunks; 11..=13 a source.
+/// Servers 1..=3 hold the volume of two chunks; 4..=6 have nothing; 11..=12 a source.
 pub fn spec(stale: &[u32]) -> OpenVolume {
     OpenVolume {
         volume: 5,
@@ -293,7 +297,7 @@ impl Bench {
     pub fn prepared(stale: &[u32], change: impl FnOnce(&mut OpenVolume)) -> Self {
         let mut spec = spec(stale);
         change(&mut spec);
-        let ids = (1..=3).chain(11..=12);
+        let ids = (1..=6).chain(11..=12);
         Self {
             volume: Volume::new(spec, 1, Config { pull_bytes_per_s_max: 0, ..Config::default() }),
             servers: ids.map(|id| (id, Fake::new())).collect(),
@@ -308,6 +312,24 @@ impl Bench {
             todo: VecDeque::new(),
             trace: Vec::new(),
         }
+    }
+
+    /// The gateway dies; another one opens what the master has in its record.
+    pub fn open_elsewhere(&mut self, change: impl FnOnce(&mut OpenVolume)) {
+        let old = self.volume.spec().clone();
+        let mut spec = OpenVolume { generation: old.generation + 1, moves: Vec::new(), ..old };
+        spec.stale = self.master.stale.iter().copied().collect();
+        change(&mut spec);
+        for server in self.servers.values_mut() {
+            server.fence = spec.generation;
+            server.inbox.clear();
+        }
+        self.volume = Volume::new(spec, 2, Config { pull_bytes_per_s_max: 0, ..Config::default() });
+        (self.opened, self.closed) = (false, None);
+        self.links.clear();
+        self.todo.clear();
+        self.master.pending.clear();
+        self.pass_ms(50);
     }
 
     pub fn new(stale: &[u32]) -> Self {
@@ -502,7 +524,11 @@ impl Bench {
                     master.hydrated = chunks;
                     EventAnswer::Ok {}
                 }
-                GatewayEvent::Moved { moves, .. } => EventAnswer::Placed { moves },
+                GatewayEvent::Moved { moves, .. } => {
+                    let moves: Vec<Move> = moves.into_iter().filter(|one| !master.keeps.contains(&one.chunk)).collect();
+                    master.placed.extend(&moves);
+                    EventAnswer::Placed { moves }
+                }
                 GatewayEvent::BootSet { .. } | GatewayEvent::Fenced { .. } => EventAnswer::Ok {},
             };
             self.todo.push_back(Event::Answer { event, answer });
