@@ -470,6 +470,7 @@ impl World {
     /// Give an event to a gateway and do what it wants.
     pub fn gateway_event(&mut self, index: usize, event: Event) {
         let now = self.now;
+        let mut opened = false;
         for action in self.gateways[index].turn(event, now) {
             match action {
                 Action::Connect { link, server, .. } => {
@@ -497,7 +498,7 @@ impl World {
                 Action::ControlReply { result, .. } => self.note(format!("gateway {index} control: {result:?}")),
                 Action::Opened => {
                     self.note(format!("gateway {index} serves"));
-                    self.gateways[index].opened = true;
+                    opened = true;
                 }
                 Action::Closed { reason } => {
                     self.note(format!("gateway {index} is closed: {reason:?}"));
@@ -513,6 +514,8 @@ impl World {
                 }
             }
         }
+        // Only now: what it begins to rebuild in the very turn of its open is levelling.
+        self.gateways[index].opened |= opened && self.gateways[index].volume.is_some();
     }
 
     fn raised(&mut self, index: usize, event: u64, body: GatewayEvent) {

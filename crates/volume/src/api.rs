@@ -36,8 +36,11 @@ pub struct Config {
     pub rebuilds_max: usize,
     /// Moving replicas of a volume that pull at the same time.
     pub moves_max: usize,
-    /// Speed limit of one pull for a returning server (0 = none). Levelling at open is never limited.
-    pub pull_bytes_per_s_max: u64,
+    /// How fast replicas on returning and joining servers are rebuilt, all together, while the guest is idle (0 = not
+    /// at all, `u64::MAX` = no limit). Bringing in-sync servers level is never limited.
+    pub rebuild_bytes_per_s: u64,
+    /// The same while the guest does I/O, if it is less.
+    pub rebuild_busy_bytes_per_s: u64,
     /// Bytes of guest requests that are worked on at the same time; more wait in arrival order.
     pub in_flight_bytes_max: u64,
     /// Bytes sent to a returning server and not answered; above it its connection is dropped, so that a slow one
@@ -65,7 +68,8 @@ impl Default for Config {
             pull_wait_us: 60_000_000,
             rebuilds_max: 4,
             moves_max: 4,
-            pull_bytes_per_s_max: 100 << 20,
+            rebuild_bytes_per_s: 100 << 20,
+            rebuild_busy_bytes_per_s: 50 << 20,
             in_flight_bytes_max: 64 << 20,
             unanswered_bytes_max: 64 << 20,
             hydrate_bytes_per_s: 200 << 20,
@@ -73,6 +77,32 @@ impl Default for Config {
             hydrate_pieces_max: 4,
             close_wait_us: 5_000_000,
         }
+    }
+}
+
+impl Config {
+    /// Change limits by name; all or nothing.
+    ///
+    /// # Errors
+    /// The name that is not known, and those that are.
+    pub fn tune(&mut self, tunables: &BTreeMap<String, u64>) -> Result<(), String> {
+        let mut changed = self.clone();
+        for (name, value) in tunables {
+            *match name.as_str() {
+                "rebuild_bytes_per_s" => &mut changed.rebuild_bytes_per_s,
+                "rebuild_busy_bytes_per_s" => &mut changed.rebuild_busy_bytes_per_s,
+                "hydrate_bytes_per_s" => &mut changed.hydrate_bytes_per_s,
+                "hydrate_busy_bytes_per_s" => &mut changed.hydrate_busy_bytes_per_s,
+                _ => {
+                    return Err(format!(
+                        "tunable {name:?} is not known; a gateway has rebuild_bytes_per_s, rebuild_busy_bytes_per_s, \
+                         hydrate_bytes_per_s and hydrate_busy_bytes_per_s"
+                    ))
+                }
+            } = *value;
+        }
+        *self = changed;
+        Ok(())
     }
 }
 
@@ -188,6 +218,23 @@ pub enum ControlRequest {
         /// Addresses of the joining servers.
         servers: BTreeMap<ServerId, String>,
     },
+    /// Damage was found on a server: bring these replicas level again. Answer: [`ControlAnswer::Heal`], at once.
+    Heal {
+        /// Whose disk it is.
+        server: ServerId,
+        /// The chunks.
+        chunks: Vec<ChunkIndex>,
+    },
+    /// Take the best barred replica as the survivor. Answer: [`ControlAnswer::Salvage`].
+    Salvage {
+        /// The chunk.
+        chunk: ChunkIndex,
+    },
+    /// Change limits by name, see [`Config::tune`]. Answer: [`ControlAnswer::Tuned`].
+    Tune {
+        /// Name → value.
+        tunables: BTreeMap<String, u64>,
+    },
     /// Flush, then stop ([`Action::Closed`] follows the answer).
     Close,
 }
@@ -219,6 +266,20 @@ pub enum ControlAnswer {
         /// What cannot be.
         refused: Vec<RefusedMove>,
     },
+    /// So many of the replicas are there and will be healed.
+    Heal {
+        /// How many.
+        queued: usize,
+    },
+    /// The chunk goes on with what this server has.
+    Salvage {
+        /// Whose replica it is.
+        server: ServerId,
+        /// How far its history goes.
+        sequence: u64,
+    },
+    /// Changed.
+    Tuned,
     /// Stopped.
     Closed {
         /// Whether the last flush was answered in time.

@@ -189,6 +189,9 @@ impl Volume {
 
     fn start(&mut self, id: u64) {
         let piece = &self.pieces[&id];
+        if let Some(op) = self.ops.get(&piece.op) {
+            self.counters.queue_us.add(self.now.saturating_sub(op.arrived));
+        }
         match &piece.work {
             Work::Read { .. } | Work::Status { .. } | Work::Merge { .. } => self.start_read(id),
             Work::Write { data } => {

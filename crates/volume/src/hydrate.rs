@@ -1,9 +1,9 @@
 //! Background half of lazy load: chunk by chunk, what the base layer lacks is copied from the source, slowly while the
 //! guest works. Chunks below the mark need no source any more; the master hears of it only when that is durable.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
-use yuntai_proto::control::{EventAnswer, GatewayEvent};
+use yuntai_proto::control::{BlockRange, EventAnswer, GatewayEvent, OpenVolume};
 use yuntai_proto::{ChunkIndex, BLOCK_BYTES, CHUNK_BLOCKS};
 
 use crate::api::Micros;
@@ -14,10 +14,13 @@ use crate::volume::{Phase, Volume};
 
 /// Blocks per piece: 1 MiB.
 const PIECE_BLOCKS: usize = 256;
-/// The guest counts as active for this long after its last request.
-const BUSY_US: Micros = 200_000;
 /// Least time between two reports to the master (the last one is not held back).
 const REPORT_US: Micros = 1_000_000;
+/// An answer of a source that takes longer than this is slow.
+const SLOW_SOURCE_US: Micros = 50_000;
+/// The pause after it.
+const PAUSE_TIMES: u64 = 4;
+const PAUSE_MAX_US: Micros = 2_000_000;
 /// What looking at a piece costs, even if nothing has to be copied.
 const PIECE_COST_BYTES: u64 = 16 << 10;
 
@@ -28,6 +31,10 @@ pub(crate) struct Hydration {
     done: ChunkIndex,
     /// Next block to look at in chunk `done`.
     block: usize,
+    /// What is copied before that, in pieces: what others read first.
+    boot: VecDeque<BlockRange>,
+    /// The source is slow: nothing more is asked of it before this.
+    not_before: Micros,
     /// Pieces under way → fills that are not acknowledged (`None`: still reading).
     pieces: BTreeMap<u64, Option<usize>>,
     /// What may be copied now, in bytes; may be overdrawn by one piece.
@@ -39,10 +46,24 @@ pub(crate) struct Hydration {
 }
 
 impl Hydration {
-    pub fn new(done: ChunkIndex) -> Self {
+    pub fn new(spec: &OpenVolume) -> Self {
+        let done = spec.hydrated_chunks;
+        let valid = |range: &&BlockRange| {
+            let within = usize::from(range.block) + usize::from(range.blocks) <= CHUNK_BLOCKS;
+            within && (range.chunk as usize) < spec.placement.len()
+        };
+        let pieces = spec.boot_set.iter().filter(valid).flat_map(|range| {
+            let (first, end) = (range.block, range.block + range.blocks);
+            (first..end).step_by(PIECE_BLOCKS).map(move |block| {
+                let blocks = (end - block).min(PIECE_BLOCKS as u16);
+                BlockRange { chunk: range.chunk, block, blocks }
+            })
+        });
         Self {
             done,
             block: 0,
+            boot: pieces.collect(),
+            not_before: 0,
             pieces: BTreeMap::new(),
             allowance: 0,
             refilled_at: 0,
@@ -66,13 +87,23 @@ impl Volume {
         self.hydration.done.min(self.chunks.len() as ChunkIndex)
     }
 
+    /// How fast may be copied now.
+    pub(crate) fn hydrate_rate(&self) -> u64 {
+        let full = self.config.hydrate_bytes_per_s;
+        // What a guest is about to ask for anyway is foreground.
+        if self.busy() && self.hydration.boot.is_empty() {
+            full.min(self.config.hydrate_busy_bytes_per_s)
+        } else {
+            full
+        }
+    }
+
     pub(crate) fn tick_hydration(&mut self) {
         let active = self.phase == Phase::Serving && !self.spec.sources.is_empty() && self.writable();
         if !active || self.config.hydrate_bytes_per_s == 0 {
             return;
         }
-        let busy = self.now.saturating_sub(self.last_guest) < BUSY_US && self.last_guest > 0;
-        let rate = if busy { self.config.hydrate_busy_bytes_per_s } else { self.config.hydrate_bytes_per_s };
+        let rate = self.hydrate_rate();
         let passed = self.now.saturating_sub(self.hydration.refilled_at).min(100_000);
         self.hydration.refilled_at = self.now;
         let ceiling = (rate / 10) as i64;
@@ -83,14 +114,54 @@ impl Volume {
 
     fn pump_hydration(&mut self) {
         while self.hydration.pieces.len() < self.config.hydrate_pieces_max && self.hydration.allowance > 0 {
+            if self.hydration.not_before > self.now {
+                return;
+            }
+            let Some(BlockRange { chunk, block, blocks }) = self.next_piece() else { return };
+            let piece = self.id();
+            self.hydration.allowance -= PIECE_COST_BYTES as i64;
+            self.hydration.pieces.insert(piece, None);
+            self.begin_read(ReadJob {
+                purpose: Purpose::Hydrate(piece),
+                chunk,
+                block: usize::from(block),
+                blocks: usize::from(blocks),
+                states_only: true,
+                stage: Stage::Own,
+                tried: Vec::new(),
+                asked: Vec::new(),
+                hedged: false,
+                runs: None,
+                fills: Vec::new(),
+                asked_at: self.now,
+            });
+        }
+    }
+
+    fn in_a_source(&self, number: ChunkIndex) -> bool {
+        self.spec.sources.iter().any(|source| (number as usize) < source.placement.len())
+    }
+
+    fn next_piece(&mut self) -> Option<BlockRange> {
+        while let Some(range) = self.hydration.boot.front().copied() {
+            if !self.chunks[range.chunk as usize].serving {
+                self.urgent.insert(range.chunk);
+                return None;
+            }
+            self.hydration.boot.pop_front();
+            if self.needs_source(range.chunk) && self.in_a_source(range.chunk) {
+                return Some(range);
+            }
+        }
+        loop {
             let number = self.hydration.done;
-            let Some(chunk) = self.chunks.get(number as usize) else { return };
-            if !self.spec.sources.iter().any(|source| (number as usize) < source.placement.len()) {
+            let chunk = self.chunks.get(number as usize)?;
+            if !self.in_a_source(number) {
                 self.hydration.block = CHUNK_BLOCKS; // beyond the end of every source
             }
             if self.hydration.block >= CHUNK_BLOCKS {
                 if !self.hydration.pieces.is_empty() {
-                    return;
+                    return None;
                 }
                 self.hydration.done += 1;
                 self.hydration.block = 0;
@@ -98,25 +169,19 @@ impl Volume {
             }
             if !chunk.serving {
                 self.urgent.insert(number);
-                return;
+                return None;
             }
-            let piece = self.id();
             let block = self.hydration.block;
             self.hydration.block += PIECE_BLOCKS;
-            self.hydration.allowance -= PIECE_COST_BYTES as i64;
-            self.hydration.pieces.insert(piece, None);
-            self.begin_read(ReadJob {
-                purpose: Purpose::Hydrate(piece),
-                chunk: number,
-                block,
-                blocks: PIECE_BLOCKS,
-                states_only: true,
-                stage: Stage::Own,
-                tried: Vec::new(),
-                runs: None,
-                fills: Vec::new(),
-                asked_at: self.now,
-            });
+            return Some(BlockRange { chunk: number, block: block as u16, blocks: PIECE_BLOCKS as u16 });
+        }
+    }
+
+    /// A source answered background copying. One that is slow has much to do, often for many volumes that begin at once:
+    /// it is left alone for a multiple of that time, so that however many they are, it serves guests first.
+    pub(crate) fn source_took(&mut self, took: Micros) {
+        if took > SLOW_SOURCE_US {
+            self.hydration.not_before = self.now + (took * PAUSE_TIMES).min(PAUSE_MAX_US);
         }
     }
 
@@ -134,6 +199,7 @@ impl Volume {
         let bytes = (blocks * BLOCK_BYTES) as u64;
         self.fill_bytes = self.fill_bytes.saturating_sub(bytes);
         let Some(piece) = hydrate else { return };
+        self.counters.hydrated_blocks += blocks as u64;
         self.hydration.allowance -= bytes as i64;
         if let Some(Some(left)) = self.hydration.pieces.get_mut(&piece) {
             *left -= 1;

@@ -15,9 +15,12 @@
 //! to a new master until it is); after [`Action::Closed`] the volume is thrown away.
 
 pub mod api;
+mod boot;
 mod chunk;
 pub mod gateway;
 mod guest;
+mod heal;
+mod hedge;
 mod hydrate;
 pub mod level;
 mod links;
@@ -33,6 +36,7 @@ mod server;
 mod source;
 pub mod stats;
 mod volume;
+mod workers;
 
 pub use api::*;
 pub use volume::Volume;

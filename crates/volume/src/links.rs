@@ -131,7 +131,7 @@ impl Volume {
     pub(crate) fn reads_lost(&mut self, id: ServerId, link: Link) {
         for one in link.outstanding.into_values() {
             if let Asked::Read { read } = one.asked {
-                self.read_failed(id, read);
+                self.replica_read_failed(id, read);
             }
         }
     }
@@ -150,6 +150,7 @@ impl Volume {
         let Some(link) = server.dialer.link.as_mut() else { return };
         (link.state, link.since) = (LinkState::Ready, now);
         let told = link.layers;
+        self.heal_claimed(id);
         if told != self.spec.parents.len() {
             self.tell_layers(id);
         }

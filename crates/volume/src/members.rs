@@ -23,12 +23,13 @@ pub(crate) enum Raised {
     /// The joins that are at that stage.
     Moved,
     Hydrated(ChunkIndex),
+    BootSet,
 }
 
 impl Raised {
     /// Its answer changes who counts: only one such question is on its way.
     fn changes_members(&self) -> bool {
-        !matches!(self, Self::Hydrated(_))
+        !matches!(self, Self::Hydrated(_) | Self::BootSet)
     }
 }
 
@@ -119,7 +120,8 @@ impl Volume {
         let claiming = self.phase == Phase::Claiming;
         let server = &self.servers[&id];
         if server.dialer.ready() {
-            let well = server.not_whole.is_empty() || claiming;
+            let told = server.degrade.as_ref().is_some_and(|wish| wish.told);
+            let well = (server.not_whole.is_empty() || claiming) && !told;
             if well || !server.required {
                 self.servers.get_mut(&id).expect("it is there").degrade = None;
             }
@@ -141,8 +143,19 @@ impl Volume {
         let now = self.now;
         let Some(server) = self.servers.get_mut(&id) else { return };
         if server.required && server.degrade.is_none() && !self.spec.read_only {
-            server.degrade = Some(DegradeWish { reason: reason.to_owned(), ask_at: now });
+            server.degrade = Some(DegradeWish { reason: reason.to_owned(), ask_at: now, told: false });
             self.propose();
+        }
+    }
+
+    /// The master's record says that a server is out of the in-sync set, and we count it. Which of the two is newer only
+    /// the master can say, so it is asked, as if the server had failed; until the answer it counts.
+    pub(crate) fn told_stale(&mut self, id: ServerId) {
+        if self.readmitting != Some(id) {
+            self.wish_degrade(id, "the master's record has it out of the in-sync set");
+            if let Some(wish) = self.servers.get_mut(&id).and_then(|server| server.degrade.as_mut()) {
+                wish.told = true;
+            }
         }
     }
 
@@ -223,6 +236,7 @@ impl Volume {
         match (raised, answer) {
             (_, EventAnswer::Fenced {}) => return self.fenced(),
             (Raised::Hydrated(chunks), _) => return self.hydrated_answered(chunks, answer),
+            (Raised::BootSet, _) => return,
             (Raised::Moved, EventAnswer::Placed { moves }) => {
                 self.moves_answered(moves);
                 return self.propose();
@@ -287,6 +301,7 @@ impl Volume {
         }
         self.phase = Phase::Serving;
         self.out.push(Action::Opened);
+        self.begin_boot_set();
         for chunk in 0..self.chunks.len() as ChunkIndex {
             self.settle(chunk);
         }

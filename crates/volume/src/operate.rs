@@ -28,6 +28,13 @@ impl Volume {
                 let under_way = self.moves.joins.values().map(|join| join.wanted).collect();
                 Ok(Some(ControlAnswer::Moves { under_way, refused }))
             }
+            ControlRequest::Heal { server, chunks } => {
+                self.want_heal(server, &chunks).map(|queued| Some(ControlAnswer::Heal { queued }))
+            }
+            ControlRequest::Salvage { chunk } => {
+                self.salvage(chunk).map(|(server, sequence)| Some(ControlAnswer::Salvage { server, sequence }))
+            }
+            ControlRequest::Tune { tunables } => self.tune(&tunables).map(|()| Some(ControlAnswer::Tuned)),
             ControlRequest::Close => {
                 self.close(id);
                 Ok(None)
@@ -41,6 +48,22 @@ impl Volume {
     /// Switch at once: what is numbered from here on goes to the new head. What was numbered before is waited for and
     /// flushed, while guests go on. Asked again with the same head, it answers when that head is durable.
     fn snapshot(&mut self, id: u64, parents: Vec<LayerId>, head: LayerId) -> Result<Option<ControlAnswer>, String> {
+        self.may_snapshot(&parents, head)?;
+        if head != self.spec.head {
+            self.spec.head = head;
+            self.spec.parents = parents;
+            let ids: Vec<ServerId> = self.servers.keys().copied().collect();
+            for server in ids {
+                if self.servers[&server].dialer.ready() {
+                    self.tell_layers(server);
+                }
+            }
+        }
+        self.barrier(FlushFor::Snapshot { control: id, head });
+        Ok(None)
+    }
+
+    pub(crate) fn may_snapshot(&self, parents: &[LayerId], head: LayerId) -> Result<(), String> {
         if self.spec.read_only {
             return Err(format!("volume {:#x} is open read-only: it has nothing to snapshot", self.spec.volume));
         }
@@ -54,18 +77,7 @@ impl Volume {
         if head < self.spec.head {
             return Err(format!("head {head} is older than the head {} that is written", self.spec.head));
         }
-        if head != self.spec.head {
-            self.spec.head = head;
-            self.spec.parents = parents;
-            let ids: Vec<ServerId> = self.servers.keys().copied().collect();
-            for server in ids {
-                if self.servers[&server].dialer.ready() {
-                    self.tell_layers(server);
-                }
-            }
-        }
-        self.barrier(FlushFor::Snapshot { control: id, head });
-        Ok(None)
+        Ok(())
     }
 
     pub(crate) fn snapshot_durable(&mut self, control: u64, head: LayerId) {
@@ -116,11 +128,8 @@ impl Volume {
         self.spec.placement = spec.placement;
         self.spec.size_bytes = new;
         (self.spec.token, self.spec.read_token) = (spec.token, spec.read_token);
-        for (mine, fresh) in self.spec.sources.iter_mut().zip(&spec.sources) {
-            if mine.volume == fresh.volume && mine.layer == fresh.layer {
-                mine.token.clone_from(&fresh.token);
-            }
-        }
+        self.refresh_sources(spec.sources);
+        let newly_stale: Vec<ServerId> = spec.stale.into_iter().filter(|id| !self.stale.contains(id)).collect();
         for number in known..self.chunks.len() {
             for index in 0..self.chunks[number].replicas.len() {
                 self.set_standing(number as ChunkIndex, index, Standing::Behind { retry_at: 0 });
@@ -134,6 +143,7 @@ impl Volume {
             self.membership_settled();
         }
         self.want_moves(spec.moves, BTreeMap::new());
+        newly_stale.into_iter().for_each(|id| self.told_stale(id));
         Ok(())
     }
 

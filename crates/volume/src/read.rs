@@ -42,6 +42,10 @@ pub(crate) struct ReadJob {
     pub stage: Stage,
     /// Servers that could not answer in this stage.
     pub tried: Vec<ServerId>,
+    /// Our own servers that were asked and have not answered, in that order.
+    pub asked: Vec<ServerId>,
+    /// A second one was asked because the first one was slow.
+    pub hedged: bool,
     pub runs: Option<Vec<Run>>,
     /// What a source had and we had not: first block, runs.
     pub fills: Vec<(usize, Vec<Run>)>,
@@ -61,6 +65,8 @@ impl Volume {
             states_only: matches!(piece.work, Work::Status { .. }),
             stage: Stage::Own,
             tried: Vec::new(),
+            asked: Vec::new(),
+            hedged: false,
             runs: None,
             fills: Vec::new(),
             asked_at: self.now,
@@ -79,19 +85,32 @@ impl Volume {
         if let Stage::Source(index) = job.stage {
             return self.dispatch_source(id, index);
         }
-        let chunk = &self.chunks[job.chunk as usize];
-        let usable = |server: ServerId| {
-            let whole = chunk.index_of(server).is_some_and(|at| (chunk.whole & chunk.required) >> at & 1 == 1);
-            whole && !job.tried.contains(&server) && self.servers[&server].dialer.ready()
-        };
-        let preferred = self.spec.prefer.iter().copied();
-        let order = preferred.chain(chunk.replicas.iter().map(|replica| replica.server));
-        let Some(server) = order.into_iter().find(|server| usable(*server)) else {
+        self.count_read();
+        if !self.ask_replica(id) {
+            let job = self.reads.get_mut(&id).expect("just seen");
             job.tried.clear();
             self.stalled_reads.push((self.now + RETRY_US, id));
-            return;
+        }
+    }
+
+    /// Ask an in-sync replica that was not asked yet: a preferred one, and not one that is slow, if there is a choice.
+    pub(crate) fn ask_replica(&mut self, id: u64) -> bool {
+        let Some(job) = self.reads.get_mut(&id) else { return false };
+        let chunk = &self.chunks[job.chunk as usize];
+        let usable = |server: &ServerId| {
+            let whole = chunk.index_of(*server).is_some_and(|at| (chunk.whole & chunk.required) >> at & 1 == 1);
+            let asked = job.tried.contains(server) || job.asked.contains(server);
+            whole && !asked && self.servers[server].dialer.ready()
         };
-        job.asked_at = self.now;
+        let quick = |server: &ServerId| self.servers[server].slow_until <= self.now;
+        let preferred = self.spec.prefer.iter().copied();
+        let order = || preferred.clone().chain(chunk.replicas.iter().map(|replica| replica.server));
+        let found = order().find(|server| usable(server) && quick(server)).or_else(|| order().find(usable));
+        let Some(server) = found else { return false };
+        if job.asked.is_empty() {
+            job.asked_at = self.now;
+        }
+        job.asked.push(server);
         let layer = if matches!(job.purpose, Purpose::Hydrate(_)) { BASE_LAYER } else { self.spec.head };
         let (number, block, blocks, states_only) = (job.chunk, job.block, job.blocks, job.states_only);
         let mut header = self.header(Kind::Read, number);
@@ -99,20 +118,27 @@ impl Volume {
         (header.block, header.blocks) = (block as u16, blocks as u16);
         header.flags = if states_only { FLAG_STATES_ONLY } else { 0 };
         self.ask(server, Asked::Read { read: id }, header, Bytes::new(), Bytes::new());
+        true
     }
 
     pub(crate) fn on_read_reply(&mut self, server: ServerId, id: u64, frame: &Frame) {
-        let Some(job) = self.reads.get_mut(&id) else { return };
+        let Some(job) = self.reads.get_mut(&id).filter(|job| job.asked.contains(&server)) else { return };
         // A server that does not know the flag sends the bytes as well: then they are checked and not used.
         let with_data = !job.states_only || !frame.data.is_empty();
         match from_reply(frame, job.blocks, with_data) {
             Ok(runs) => {
-                let lacking = absent_span(&runs).is_some();
+                let lacking = absent_span(&runs);
                 job.runs = Some(runs);
-                let number = job.chunk;
+                let (number, block, first, took) = (job.chunk, job.block, job.asked[0], self.now - job.asked_at);
+                job.asked.clear();
+                let guest = !matches!(job.purpose, Purpose::Hydrate(_));
                 let wanted = !job.states_only || matches!(job.purpose, Purpose::Hydrate(_));
-                if lacking && wanted && self.needs_source(number) {
+                self.read_answered(server, first, took);
+                if let (Some((first, end)), true) = (lacking, wanted && self.needs_source(number)) {
                     self.counters.lazy_reads += 1;
+                    if guest {
+                        self.note_boot_read(number, block + first, end - first);
+                    }
                     let job = self.reads.get_mut(&id).expect("just seen");
                     job.stage = Stage::Source(0);
                     job.tried.clear();
@@ -124,11 +150,11 @@ impl Volume {
             Err(BadReply::Damaged { block }) => {
                 let (number, block) = (job.chunk, job.block + block);
                 self.damaged(server, number, block);
-                self.read_failed(server, id);
+                self.replica_read_failed(server, id);
             }
             Err(BadReply::Malformed) => {
                 self.fail_link(server, "malformed answer to a read");
-                self.read_failed(server, id);
+                self.replica_read_failed(server, id);
             }
         }
     }
@@ -143,10 +169,21 @@ impl Volume {
                 self.note(Some(server), chunk, format!("refused a read: {other}"));
             }
         }
-        self.read_failed(server, id);
+        self.replica_read_failed(server, id);
     }
 
-    /// Ask somebody else.
+    /// One of our own servers did not answer a read: if nobody else was asked, somebody else is now.
+    pub(crate) fn replica_read_failed(&mut self, server: ServerId, id: u64) {
+        let Some(job) = self.reads.get_mut(&id) else { return };
+        let Some(at) = job.asked.iter().position(|asked| *asked == server) else { return };
+        job.asked.remove(at);
+        job.tried.push(server);
+        if job.asked.is_empty() {
+            self.dispatch_read(id);
+        }
+    }
+
+    /// Ask another server of the source.
     pub(crate) fn read_failed(&mut self, server: ServerId, id: u64) {
         if let Some(job) = self.reads.get_mut(&id) {
             job.tried.push(server);

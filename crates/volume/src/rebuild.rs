@@ -21,6 +21,10 @@ pub(crate) struct Rebuild {
     pub from: u64,
     /// Tells this rebuild's answers from an earlier one's of the same chunk.
     pub attempt: u64,
+    /// Its share of the rate, in bytes a second; 0 = as fast as can be.
+    pub limit: u64,
+    /// The replica is declared whole without a pull.
+    pub salvage: bool,
 }
 
 impl Volume {
@@ -39,6 +43,30 @@ impl Volume {
         while let Some((chunk, server)) = self.next_join() {
             self.begin_rebuild(chunk, server);
         }
+    }
+
+    /// Nobody waits for it.
+    fn is_background(&self, number: ChunkIndex, id: ServerId) -> bool {
+        let chunk = &self.chunks[number as usize];
+        chunk.index_of(id).is_none_or(|at| chunk.required >> at & 1 == 0)
+    }
+
+    /// What one more background pull gets of the rate: what the others have left, divided by those that will want some.
+    fn share(&self) -> u64 {
+        let rate = self.rebuild_rate();
+        if rate == u64::MAX {
+            return 0;
+        }
+        let slots = (self.config.rebuilds_max + self.config.moves_max).max(1);
+        let (mut pulling, mut used) = (0, 0u64);
+        for rebuild in self.rebuilds.values().filter(|rebuild| rebuild.limit > 0) {
+            pulling += 1;
+            used += rebuild.limit;
+        }
+        let returning = self.servers.values().filter(|server| !server.required).map(|server| server.not_whole.len());
+        let joining = self.moves.joins.values().filter(|join| join.stage == Stage::Pulling).count();
+        let waiting = (returning.sum::<usize>() + joining).min(slots).saturating_sub(pulling).max(1);
+        (rate.saturating_sub(used) / waiting as u64).max(rate / slots as u64).max(1)
     }
 
     fn is_joining(&self, number: ChunkIndex, id: ServerId) -> bool {
@@ -87,7 +115,9 @@ impl Volume {
                 let failed = replica.standing != Standing::Whole && begun(replica.server) && !begun(id);
                 counts && (under_way || failed)
             });
+        let allowed = self.rebuild_rate() > 0 || chunk.required >> index & 1 == 1;
         retry_at <= self.now
+            && allowed
             && self.settled[number as usize]
             && !other_in_sync
             && self.pull_source(number, id).is_some()
@@ -112,7 +142,7 @@ impl Volume {
         header.sequence = from;
         self.set_standing(number, index, Standing::Rebuilding { from });
         let attempt = self.id();
-        self.rebuilds.insert((number, id), Rebuild { from, attempt });
+        self.rebuilds.insert((number, id), Rebuild { from, attempt, limit: 0, salvage: false });
         // From here on its own history is no choice any more, should the survivor be lost.
         let server = self.servers.get_mut(&id).expect("it is ready");
         let claim = ChunkState { rebuilding: true, ..server.claim_of(number) };
@@ -126,17 +156,21 @@ impl Volume {
 
     pub(crate) fn on_rebuild_begun(&mut self, id: ServerId, number: ChunkIndex, attempt: u64) {
         let Some(rebuild) = self.rebuild(id, number, attempt) else { return };
+        if rebuild.salvage {
+            return self.on_pulled(id, number, attempt);
+        }
         let Some(source) = self.pull_source(number, id) else {
             return self.rebuild_failed(id, number, attempt, "no in-sync server to pull from");
         };
-        let chunk = &self.chunks[number as usize];
-        let required = chunk.index_of(id).is_some_and(|at| chunk.required >> at & 1 == 1);
-        let limit = self.config.pull_bytes_per_s_max / self.config.rebuilds_max.max(1) as u64;
+        let limit = if self.is_background(number, id) { self.share() } else { 0 };
+        if let Some(rebuild) = self.rebuilds.get_mut(&(number, id)) {
+            rebuild.limit = limit;
+        }
         let pull = Pull {
             source: self.servers[&source].dialer.address.clone(),
             token: self.spec.read_token.clone(),
             min_sequence: rebuild.from - 1,
-            bytes_per_s_max: if required { 0 } else { limit },
+            bytes_per_s_max: limit,
         };
         let header = self.header(Kind::Pull, number);
         self.ask(id, Asked::Pull { chunk: number, source, attempt }, header, json(&pull), Bytes::new());
@@ -181,10 +215,11 @@ impl Volume {
     }
 
     pub(crate) fn rebuild_failed(&mut self, id: ServerId, number: ChunkIndex, attempt: u64, reason: &str) {
-        if self.rebuild(id, number, attempt).is_none() {
-            return;
-        }
+        let Some(rebuild) = self.rebuild(id, number, attempt) else { return };
         self.rebuilds.remove(&(number, id));
+        if rebuild.salvage {
+            self.salvage_failed(number, id);
+        }
         self.failed_pulls = self.failed_pulls.wrapping_add(1);
         self.note(Some(id), Some(number), format!("rebuild failed: {reason}"));
         let retry_at = self.now + RETRY_US;
@@ -251,7 +286,10 @@ impl Volume {
     pub(crate) fn rebuilds_lost(&mut self, id: ServerId) {
         let numbers: Vec<ChunkIndex> = self.rebuilds.keys().filter(|key| key.1 == id).map(|key| key.0).collect();
         for number in numbers {
-            self.rebuilds.remove(&(number, id));
+            let rebuild = self.rebuilds.remove(&(number, id));
+            if rebuild.is_some_and(|rebuild| rebuild.salvage) {
+                self.salvage_failed(number, id);
+            }
             if let Some(index) = self.chunks[number as usize].index_of(id) {
                 self.set_standing(number, index, Standing::Behind { retry_at: 0 });
             }

@@ -145,6 +145,8 @@ pub(crate) struct DegradeWish {
     pub reason: String,
     /// Refused before: ask again at this time.
     pub ask_at: Micros,
+    /// The master said it: that the server is well does not end the wish.
+    pub told: bool,
 }
 
 /// One of the volume's own servers.
@@ -165,6 +167,8 @@ pub(crate) struct Server {
     pub not_whole: BTreeSet<ChunkIndex>,
     /// Not to be proposed for readmission before this time.
     pub readmit_at: Micros,
+    /// Others are read from first until then.
+    pub slow_until: Micros,
     pub answer_us: Histogram,
 }
 
@@ -180,6 +184,7 @@ impl Server {
             claimed: BTreeMap::new(),
             not_whole: BTreeSet::new(),
             readmit_at: 0,
+            slow_until: 0,
             answer_us: Histogram::default(),
         }
     }

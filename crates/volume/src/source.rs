@@ -58,6 +58,22 @@ impl Volume {
         }
     }
 
+    /// Where the sources are now. A server that is not among a chunk's any more is not asked for it again.
+    pub(crate) fn refresh_sources(&mut self, fresh: Vec<Source>) {
+        for (index, fresh) in fresh.into_iter().enumerate() {
+            let Some(mine) = self.spec.sources.get_mut(index) else { return };
+            if mine.volume != fresh.volume || mine.layer != fresh.layer {
+                continue;
+            }
+            for (id, address) in &fresh.servers {
+                let dialers = &mut self.sources[index].dialers;
+                let known = dialers.entry(*id).or_insert_with(|| Dialer::new(address.clone()));
+                known.address.clone_from(address);
+            }
+            (mine.token, mine.placement, mine.servers) = (fresh.token, fresh.placement, fresh.servers);
+        }
+    }
+
     fn cut_source(&mut self, source: usize, id: ServerId, reason: &str) {
         let Some(link) = self.sources[source].dialers[&id].link.as_ref().map(|link| link.id) else { return };
         self.link_owners.remove(&link);
@@ -109,6 +125,10 @@ impl Volume {
             }
             (Asked::Read { read }, Kind::ReadReply) => {
                 self.counters.source_us.add(now - one.sent_at);
+                let background = |job: &crate::read::ReadJob| matches!(job.purpose, Purpose::Hydrate(_));
+                if self.reads.get(&read).is_some_and(background) {
+                    self.source_took(now - one.sent_at);
+                }
                 self.on_source_reply(id, read, frame);
             }
             (Asked::Read { read }, Kind::Error) => {
@@ -146,12 +166,24 @@ impl Volume {
 
     fn ask_source(&mut self, id: u64, index: usize, first: usize, blocks: usize) {
         let job = &self.reads[&id];
-        let candidates: Vec<ServerId> = self.spec.sources[index].placement[job.chunk as usize]
+        let mut candidates: Vec<ServerId> = self.spec.sources[index].placement[job.chunk as usize]
             .iter()
             .copied()
             .filter(|server| !job.tried.contains(server) && self.sources[index].dialers.contains_key(server))
             .collect();
+        // Each volume begins with another one, so that many made from one source do not all ask the same server.
+        if !candidates.is_empty() {
+            let turn = (self.spec.volume ^ u64::from(job.chunk)).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 33;
+            let turn = turn as usize % candidates.len();
+            candidates.rotate_left(turn);
+        }
         self.sources[index].used_at = self.now;
+        if let Some(server) = candidates.first().copied() {
+            let dialer = &self.sources[index].dialers[&server];
+            if dialer.link.is_none() && dialer.backoff_us == 0 {
+                self.dial_source(index, server);
+            }
+        }
         let dialers = &self.sources[index].dialers;
         let ready = candidates.iter().copied().find(|server| dialers[server].ready());
         let Some(server) = ready else {

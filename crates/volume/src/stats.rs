@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use yuntai_proto::control::{Move, WorkerStatus};
 use yuntai_proto::{ChunkIndex, ServerId};
 
 use crate::api::Micros;
@@ -28,6 +29,27 @@ impl Histogram {
         self.sum_us += us;
         self.count += 1;
         self.max_us = self.max_us.max(us);
+    }
+
+    /// What `of` in `all` durations do not exceed, rounded up to the end of its bucket.
+    #[must_use]
+    pub fn quantile_us(&self, of: u64, all: u64) -> Micros {
+        let wanted = (self.count * of).div_ceil(all);
+        let mut seen = 0;
+        for (bucket, count) in self.buckets.iter().enumerate() {
+            seen += count;
+            if seen >= wanted {
+                return (1 << bucket).min(self.max_us.max(1));
+            }
+        }
+        self.max_us
+    }
+
+    /// Let what was counted so far count half.
+    pub(crate) fn fade(&mut self) {
+        self.buckets.iter_mut().for_each(|count| *count /= 2);
+        self.count = self.buckets.iter().sum();
+        self.sum_us /= 2;
     }
 }
 
@@ -58,8 +80,12 @@ pub struct Counters {
     pub rebuilt_chunks: u64,
     /// Replicas that moved to another server.
     pub moved_chunks: u64,
+    /// Damaged replicas of chunks that were brought level.
+    pub healed_chunks: u64,
     /// Blocks copied from the source.
     pub filled_blocks: u64,
+    /// Those of them that background copying brought.
+    pub hydrated_blocks: u64,
     /// Reads that had to ask the source.
     pub lazy_reads: u64,
     /// From the guest's request to its answer.
@@ -70,6 +96,16 @@ pub struct Counters {
     pub flush_us: Histogram,
     /// Of that, from the sending of a mutation to the last server's answer.
     pub replicate_us: Histogram,
+    /// From the guest's request to the start of a piece of it: the wait for its turn, for others, for its chunk.
+    pub queue_us: Histogram,
+    /// From asking a replica for blocks to its answer.
+    pub replica_read_us: Histogram,
+    /// From asking a replica to make everything durable to its answer.
+    pub replica_flush_us: Histogram,
+    /// Reads that another replica was asked for as well.
+    pub hedged_reads: u64,
+    /// Those of them that the second one answered first.
+    pub hedges_won: u64,
     /// From asking a source to its answer.
     pub source_us: Histogram,
 }
@@ -87,6 +123,25 @@ pub struct ServerStats {
     pub unanswered: u64,
     /// From a mutation's or read's sending to the answer.
     pub answer_us: Histogram,
+}
+
+/// A joining replica.
+#[derive(Clone, Debug, Serialize)]
+pub struct MoveStats {
+    /// Which.
+    #[serde(flatten)]
+    pub wanted: Move,
+    /// The master was asked to commit it.
+    pub raised: bool,
+}
+
+/// A chunk whose in-sync replicas were all heard, and none of them holds a whole history.
+#[derive(Clone, Debug, Serialize)]
+pub struct BarredChunk {
+    /// Which.
+    pub chunk: ChunkIndex,
+    /// Its in-sync servers.
+    pub servers: Vec<ServerId>,
 }
 
 /// A volume's figures.
@@ -116,4 +171,12 @@ pub struct Stats {
     pub counters: Counters,
     /// Its servers.
     pub servers: BTreeMap<ServerId, ServerStats>,
+    /// What it does in the background.
+    pub workers: Vec<WorkerStatus>,
+    /// Joining replicas.
+    pub moves: Vec<MoveStats>,
+    /// Why requests wait; empty if they do not.
+    pub waiting: String,
+    /// Chunks that wait for the operator.
+    pub barred: Vec<BarredChunk>,
 }

@@ -9,8 +9,11 @@ use yuntai_proto::data::Refusal;
 use yuntai_proto::{ChunkIndex, Frame, Header, Kind, LayerId, ServerId};
 
 use crate::api::{Action, CloseReason, Config, Event, GuestError, GuestRequest, LinkId, Micros};
+use crate::boot::BootSet;
 use crate::chunk::Chunk;
 use crate::guest::{Flush, Op, Piece};
+use crate::heal::Heals;
+use crate::hedge::Hedges;
 use crate::hydrate::Hydration;
 use crate::members::Raised;
 use crate::moves::Moves;
@@ -20,6 +23,7 @@ use crate::rebuild::Rebuild;
 use crate::server::{Asked, Link, Outstanding, Server};
 use crate::source::SourceSide;
 use crate::stats::{Counters, ServerStats, Stats};
+use crate::workers::Works;
 
 /// Ticks that are further apart than this mean that this process itself stood still.
 const PAUSE_US: Micros = 250_000;
@@ -107,6 +111,10 @@ pub struct Volume {
     /// Turns the choice of the source.
     pub(crate) failed_pulls: usize,
     pub(crate) moves: Moves,
+    pub(crate) heals: Heals,
+    pub(crate) works: Works,
+    pub(crate) boot: BootSet,
+    pub(crate) hedges: Hedges,
     pub(crate) hydration: Hydration,
     pub(crate) counters: Counters,
     /// What was noted lately, and until when it is not noted again.
@@ -152,7 +160,11 @@ impl Volume {
             rebuilds: BTreeMap::new(),
             failed_pulls: 0,
             moves: Moves::default(),
-            hydration: Hydration::new(spec.hydrated_chunks),
+            heals: Heals::default(),
+            works: Works::default(),
+            boot: BootSet::default(),
+            hedges: Hedges::default(),
+            hydration: Hydration::new(&spec),
             counters: Counters::default(),
             noted: BTreeMap::new(),
             spec,
@@ -212,8 +224,12 @@ impl Volume {
         self.tend_moves();
         self.tick_members();
         self.retry_stalled_reads();
+        self.tick_hedges();
+        self.tend_heals();
         self.schedule_rebuilds();
         self.tick_hydration();
+        self.tick_works();
+        self.tick_boot_set();
         self.check_barriers();
         if let Phase::Closing { until, control } = self.phase {
             if self.now >= until {
@@ -307,7 +323,10 @@ impl Volume {
         match (one.asked, frame.header.kind) {
             (Asked::Mutation { chunk, sequence }, Kind::Ack) => self.on_ack(id, chunk, sequence),
             (Asked::Read { read }, Kind::ReadReply) => self.on_read_reply(id, read, frame),
-            (Asked::Flush { flush }, Kind::Ack) => self.on_flushed(id, flush),
+            (Asked::Flush { flush }, Kind::Ack) => {
+                self.counters.replica_flush_us.add(now - one.sent_at);
+                self.on_flushed(id, flush);
+            }
             (Asked::Claim, Kind::ClaimReply) => self.on_claimed(id, frame),
             (Asked::Begin { chunk, attempt }, Kind::Ack) => self.on_rebuild_begun(id, chunk, attempt),
             (Asked::Pull { chunk, attempt, .. }, Kind::Ack) => self.on_pulled(id, chunk, attempt),
@@ -405,6 +424,10 @@ impl Volume {
             hydrated_chunks: self.hydrated_chunks(),
             counters: self.counters.clone(),
             servers: servers.collect(),
+            workers: self.workers(),
+            moves: self.move_stats(),
+            waiting: self.waiting(),
+            barred: self.barred(),
         }
     }
 

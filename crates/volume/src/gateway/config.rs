@@ -34,7 +34,7 @@ pub struct GatewayConfig {
     /// The same while the guest does I/O.
     #[serde(default)]
     pub hydrate_busy_bytes_per_s: Option<u64>,
-    /// Speed limit of rebuilding a returning server; 0 = none.
+    /// Speed of rebuilding replicas on returning and joining servers; 0 switches it off.
     #[serde(default)]
     pub rebuild_bytes_per_s: Option<u64>,
     /// Bytes of guest requests that one volume works on at the same time.
@@ -87,7 +87,7 @@ impl GatewayConfig {
         Config {
             hydrate_bytes_per_s: self.hydrate_bytes_per_s.unwrap_or(default.hydrate_bytes_per_s),
             hydrate_busy_bytes_per_s: self.hydrate_busy_bytes_per_s.unwrap_or(default.hydrate_busy_bytes_per_s),
-            pull_bytes_per_s_max: self.rebuild_bytes_per_s.unwrap_or(default.pull_bytes_per_s_max),
+            rebuild_bytes_per_s: self.rebuild_bytes_per_s.unwrap_or(default.rebuild_bytes_per_s),
             in_flight_bytes_max: self.in_flight_bytes_max.unwrap_or(default.in_flight_bytes_max),
             ..default
         }

@@ -9,7 +9,7 @@ use serde_json::{json, Value};
 use tokio::io::AsyncReadExt;
 use tokio::net::{tcp, TcpListener, TcpStream};
 use tokio::task::spawn_local;
-use yuntai_proto::control::{GatewayRequest, OpenVolume, Opened};
+use yuntai_proto::control::{GatewayRequest, OpenVolume, Opened, SnapshotOf};
 use yuntai_proto::handshake::{ServerHandshake, HANDSHAKE_BODY_BYTES_MAX, HANDSHAKE_TIMEOUT_MS};
 use yuntai_proto::{Frame, Header, Kind, VolumeId, BLOCK_BYTES, CHUNK_BYTES};
 
@@ -175,8 +175,61 @@ async fn answer(gateway: &Rc<Gateway>, frame: &Frame) -> Result<Value, String> {
                 other => Err(format!("unexpected answer {other:?}")),
             }
         }
-        other => Err(format!("this version cannot do it yet: {other:?}")),
+        GatewayRequest::SnapshotGroup { volumes } => snapshot_group(gateway, volumes).await,
+        GatewayRequest::Heal { volume, generation, server, chunks } => {
+            let served = open_volume(gateway, volume, generation)?;
+            match served.control(ControlRequest::Heal { server, chunks }).await? {
+                ControlAnswer::Heal { queued } => Ok(json!({ "queued": queued })),
+                other => Err(format!("unexpected answer {other:?}")),
+            }
+        }
+        GatewayRequest::Salvage { volume, generation, chunk } => {
+            let served = open_volume(gateway, volume, generation)?;
+            match served.control(ControlRequest::Salvage { chunk }).await? {
+                ControlAnswer::Salvage { server, sequence } => Ok(json!({ "server": server, "sequence": sequence })),
+                other => Err(format!("unexpected answer {other:?}")),
+            }
+        }
+        GatewayRequest::Tune { tunables } => {
+            gateway.volume_config().tune(&tunables)?;
+            gateway.tuned.borrow_mut().extend(tunables.clone());
+            for served in gateway.all() {
+                // One that closes meanwhile needs no limits.
+                let _ = served.control(ControlRequest::Tune { tunables: tunables.clone() }).await;
+            }
+            Ok(json!({}))
+        }
     }
+}
+
+/// Switch all volumes within one turn of the process's only thread: no request of any guest is looked at in between, so
+/// that none that was begun after an answer of one volume can be in the snapshot of another. Then wait for all.
+async fn snapshot_group(gateway: &Rc<Gateway>, volumes: Vec<SnapshotOf>) -> Result<Value, String> {
+    let begun = std::time::Instant::now();
+    let mut members = Vec::with_capacity(volumes.len());
+    for one in volumes {
+        let served = open_volume(gateway, one.volume, one.generation)?;
+        served.may_snapshot(&one.parents, one.head).map_err(|error| format!("{}: {error}", served.name()))?;
+        if members.iter().any(|(other, _): &(Rc<Served>, SnapshotOf)| other.id == one.volume) {
+            return Err(format!("{} is in the group twice", served.name()));
+        }
+        members.push((served, one));
+    }
+    let switch = |(served, one): (Rc<Served>, SnapshotOf)| {
+        let wait = served.ask(ControlRequest::Snapshot { parents: one.parents, head: one.head });
+        (served, wait)
+    };
+    let waits: Vec<_> = members.into_iter().map(switch).collect();
+    let pause_us = begun.elapsed().as_micros() as u64;
+    let mut heads = serde_json::Map::new();
+    for (served, wait) in waits {
+        let answer = wait.await.unwrap_or_else(|_| Err("the volume was closed meanwhile".to_owned()));
+        match answer.map_err(|error| format!("{}: {error}", served.name()))? {
+            ControlAnswer::Snapshot { head } => heads.insert(served.id.to_string(), json!(head)),
+            other => return Err(format!("unexpected answer {other:?}")),
+        };
+    }
+    Ok(json!({ "heads": heads, "pause_us": pause_us, "took_us": begun.elapsed().as_micros() as u64 }))
 }
 
 /// The result, and how long the first poll took: that is when the volume was touched.

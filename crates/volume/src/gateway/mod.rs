@@ -39,6 +39,8 @@ pub struct Gateway {
     pub flusher: Flusher,
     /// Events on their way to the master.
     pub hub: Hub,
+    /// Limits of background work that were set since the start.
+    pub tuned: RefCell<BTreeMap<String, u64>>,
     /// Open volumes.
     pub volumes: RefCell<BTreeMap<VolumeId, Rc<Served>>>,
     started: Instant,
@@ -53,6 +55,7 @@ impl Gateway {
             secret,
             flusher: Flusher::default(),
             hub: Hub::default(),
+            tuned: RefCell::default(),
             volumes: RefCell::default(),
             started: Instant::now(),
         })
@@ -68,6 +71,15 @@ impl Gateway {
     #[must_use]
     pub fn name(&self) -> String {
         format!("gateway:{}", self.config.host)
+    }
+
+    /// The figures for a volume, as they are set now.
+    #[must_use]
+    pub fn volume_config(&self) -> crate::Config {
+        let mut config = self.config.volume();
+        // They were checked when they were set.
+        let _ = config.tune(&self.tuned.borrow());
+        config
     }
 
     /// The volume, if it is open.

@@ -14,7 +14,7 @@ use tokio::task::{spawn_local, AbortHandle};
 use yuntai_proto::control::OpenVolume;
 use yuntai_proto::frame::DATA_BYTES_MAX;
 use yuntai_proto::handshake::{ClientHandshake, ClientStep, HANDSHAKE_BODY_BYTES_MAX, HANDSHAKE_TIMEOUT_MS};
-use yuntai_proto::{Frame, VolumeId};
+use yuntai_proto::{Frame, LayerId, VolumeId};
 
 use super::conn::Conn;
 use super::export::{self, Client};
@@ -91,7 +91,7 @@ impl Served {
             export: spec.export.clone(),
             read_only: spec.read_only,
             gateway: Rc::downgrade(gateway),
-            volume: RefCell::new(Volume::new(spec, session, gateway.config.volume())),
+            volume: RefCell::new(Volume::new(spec, session, gateway.volume_config())),
             spare: RefCell::default(),
             peers: RefCell::default(),
             guests: RefCell::default(),
@@ -219,12 +219,25 @@ impl Served {
     /// # Errors
     /// What it says, or that it was closed meanwhile.
     pub async fn control(self: &Rc<Self>, request: ControlRequest) -> Result<ControlAnswer, String> {
+        self.ask(request).await.unwrap_or_else(|_| Err("the volume was closed meanwhile".to_owned()))
+    }
+
+    /// Ask the volume something: it has heard it when this returns, and answers later.
+    pub fn ask(self: &Rc<Self>, request: ControlRequest) -> oneshot::Receiver<Result<ControlAnswer, String>> {
         let id = self.next_control.get() + 1;
         self.next_control.set(id);
         let (done, wait) = oneshot::channel();
         self.controls.borrow_mut().insert(id, done);
         self.apply(Event::Control { id, request });
-        wait.await.unwrap_or_else(|_| Err("the volume was closed meanwhile".to_owned()))
+        wait
+    }
+
+    /// Whether a snapshot of this kind could be taken now.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn may_snapshot(&self, parents: &[LayerId], head: LayerId) -> Result<(), String> {
+        self.volume.borrow().may_snapshot(parents, head)
     }
 
     /// Flush, stop.

@@ -1,6 +1,8 @@
 //! The volume against servers and a master made of a few lines each, on a made-up clock.
 
 mod bench;
+mod heal;
+mod hedge;
 mod lazy;
 mod moves;
 mod repair;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::{Bytes, BytesMut};
-use yuntai_proto::control::{EventAnswer, GatewayEvent, Move, OpenVolume, Source};
+use yuntai_proto::control::{BlockRange, EventAnswer, GatewayEvent, Move, OpenVolume, Source};
 use yuntai_proto::data::{ChunkState, Claim, ClaimReply, Layers, Pull, Refusal};
 use yuntai_proto::frame::{FLAG_DURABLE, FLAG_STATES_ONLY};
 use yuntai_proto::handshake::{json_body, json_frame, refusal_frame};
@@ -54,6 +54,9 @@ pub struct Fake {
     pub lies: bool,
     pub flushes: usize,
     pub pulls: usize,
+    /// Rates that they were given.
+    pub limits: Vec<u64>,
+    pub reads: usize,
     pub inbox: VecDeque<(LinkId, Frame)>,
 }
 
@@ -70,6 +73,8 @@ impl Fake {
             lies: false,
             flushes: 0,
             pulls: 0,
+            limits: Vec::new(),
+            reads: 0,
             inbox: VecDeque::new(),
         }
     }
@@ -116,7 +121,7 @@ impl Fake {
                     chunk: *chunk,
                     position: copy.position,
                     rebuilding: copy.rebuilding,
-                    damaged: false,
+                    damaged: self.damaged.iter().any(|(damaged, _)| damaged == chunk),
                 };
                 let chunks = self.chunks.iter().map(state).collect();
                 json_frame(Header::new(Kind::ClaimReply, head.request_id), &ClaimReply { chunks })
@@ -145,6 +150,7 @@ impl Fake {
             Kind::Pull => {
                 let pull: Pull = json_body(frame).unwrap();
                 self.pulls += 1;
+                self.limits.push(pull.bytes_per_s_max);
                 let (chunks, damaged) = &peers[&pull.source];
                 let source = chunks.get(&head.chunk).cloned().unwrap_or_default();
                 if let Some((chunk, block)) = damaged.iter().find(|(chunk, _)| *chunk == head.chunk) {
@@ -199,8 +205,9 @@ impl Fake {
         ack
     }
 
-    fn read(&self, frame: &Frame) -> Frame {
+    fn read(&mut self, frame: &Frame) -> Frame {
         let head = frame.header;
+        self.reads += 1;
         if self.chunks.get(&head.chunk).is_some_and(|copy| copy.rebuilding) {
             return refusal_frame(&head, &Refusal::Busy { message: "rebuilding".to_owned() });
         }
@@ -241,6 +248,7 @@ pub struct Master {
     pub placed: Vec<Move>,
     /// Chunks whose moves are not committed.
     pub keeps: BTreeSet<u32>,
+    pub boot_set: Vec<BlockRange>,
 }
 
 pub struct Bench {
@@ -258,7 +266,7 @@ pub struct Bench {
     pub trace: Vec<String>,
 }
 
-/// Servers 1..=3 hold the volume of two chunks; 4..=6 have nothing; 11..=12 a source.
+/// Servers 1..=3 hold the volume of two chunks; 4..=6 have nothing; 11..=13 a source.
 pub fn spec(stale: &[u32]) -> OpenVolume {
     OpenVolume {
         volume: 5,
@@ -293,13 +301,17 @@ pub fn source() -> Source {
     }
 }
 
+fn bench_config() -> Config {
+    Config { rebuild_bytes_per_s: u64::MAX, rebuild_busy_bytes_per_s: u64::MAX, ..Config::default() }
+}
+
 impl Bench {
     pub fn prepared(stale: &[u32], change: impl FnOnce(&mut OpenVolume)) -> Self {
         let mut spec = spec(stale);
         change(&mut spec);
-        let ids = (1..=6).chain(11..=12);
+        let ids = (1..=6).chain(11..=13);
         Self {
-            volume: Volume::new(spec, 1, Config { pull_bytes_per_s_max: 0, ..Config::default() }),
+            volume: Volume::new(spec, 1, bench_config()),
             servers: ids.map(|id| (id, Fake::new())).collect(),
             master: Master { stale: stale.iter().copied().collect(), ..Master::default() },
             links: BTreeMap::new(),
@@ -324,7 +336,7 @@ impl Bench {
             server.fence = spec.generation;
             server.inbox.clear();
         }
-        self.volume = Volume::new(spec, 2, Config { pull_bytes_per_s_max: 0, ..Config::default() });
+        self.volume = Volume::new(spec, 2, bench_config());
         (self.opened, self.closed) = (false, None);
         self.links.clear();
         self.todo.clear();
@@ -529,7 +541,11 @@ impl Bench {
                     master.placed.extend(&moves);
                     EventAnswer::Placed { moves }
                 }
-                GatewayEvent::BootSet { .. } | GatewayEvent::Fenced { .. } => EventAnswer::Ok {},
+                GatewayEvent::BootSet { ranges, .. } => {
+                    master.boot_set = ranges;
+                    EventAnswer::Ok {}
+                }
+                GatewayEvent::Fenced { .. } => EventAnswer::Ok {},
             };
             self.todo.push_back(Event::Answer { event, answer });
         }
