@@ -38,7 +38,17 @@ impl Hub {
         self.next.set(number);
         let json = Bytes::from(serde_json::to_vec(body).expect("our own records always encode"));
         let lasting = matches!(body, GatewayEvent::Fenced { .. });
-        tracing::info!(volume = served.name(), event = number, body = ?body, "event for the master");
+        match body {
+            GatewayEvent::BootSet { ranges, .. } => {
+                tracing::info!(
+                    volume = served.name(),
+                    event = number,
+                    ranges = ranges.len(),
+                    "boot set for the master"
+                );
+            }
+            _ => tracing::info!(volume = served.name(), event = number, body = ?body, "event for the master"),
+        }
         let pending = Pending { volume: served.id, served: Rc::downgrade(served), event, body: json, lasting };
         if let Some(master) = self.masters.borrow().last() {
             send(flusher, master, number, &pending);
