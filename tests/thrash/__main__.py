@@ -14,7 +14,7 @@ import traceback
 from pathlib import Path
 
 from tests.thrash import net
-from tests.thrash.faults import KINDS, schedule
+from tests.thrash.schedule import KINDS, schedule
 from tests.thrash.world import World
 
 

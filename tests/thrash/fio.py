@@ -8,8 +8,8 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.thrash.net import start_logged
 from tests.thrash.register import Violation
-from tests.thrash.site import start_logged
 
 RECONNECT_DELAY_S = 300
 SIZE = "24m"

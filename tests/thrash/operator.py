@@ -168,9 +168,14 @@ class Operator:
         volume.pause()
         try:
             await volume.idle()
-            await self._insist(lambda: client.detach(volume.id, self._world.host[volume.id], force=True))
             token = f"r{next(self._numbers)}"
-            await self._insist(lambda: client.rollback(volume.id, snapshot.node, token))
+
+            async def back() -> None:
+                # Somebody may have attached it again in between.
+                await client.detach(volume.id, (await client.volume(volume.id)).host, force=True)
+                await client.rollback(volume.id, snapshot.node, token)
+
+            await self._insist(back)
             volume.rolled_back(snapshot.allowed)
             await volume.move(await self._world.attach(volume.id, self._world.host[volume.id]))
             self._world.say(f"  {volume.id} rolled back to {snapshot.node}")

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from tests.etcd_process import ensure_installed
-from tests.thrash.net import Net, run
+from tests.thrash.net import Net, run, start_logged
 from yuntai.config import Config, encode
 from yuntai.model.cluster import ChunkServer
 from yuntai.pangu.client import PanguClient
@@ -133,7 +133,7 @@ class Site:
     def _plan_server(self, number: int) -> None:
         part = f"cs-{number}"
         address = self.net.add(part)
-        store = self.folder / "chunks" / str(number)
+        store = self.disk(number)
         store.mkdir()
         run("mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "none", str(store))
         self._servers[number] = f"{address}:{CHUNKSERVER}"
@@ -212,9 +212,17 @@ class Site:
         """Let a chunk server's reads or syncs fail from now on, with a chance of so many in 255."""
         self._switches[number][which] = chance
 
+    def disk(self, number: int) -> Path:
+        return self.folder / "chunks" / str(number)
+
+    def wipe(self, number: int) -> None:
+        """Put an empty disk in the place of a chunk server's."""
+        run("umount", str(self.disk(number)))
+        run("mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "none", str(self.disk(number)))
+
     def fill(self, number: int, leave_kib: int) -> None:
         """Fill a chunk server's disk but for so much."""
-        store = self.folder / "chunks" / str(number)
+        store = self.disk(number)
         with (store / "filler").open("wb") as file:
             for _ in range(8):
                 stat = os.statvfs(store)
@@ -225,7 +233,7 @@ class Site:
                     return
 
     def empty(self, number: int) -> None:
-        (self.folder / "chunks" / str(number) / "filler").unlink(missing_ok=True)
+        (self.disk(number) / "filler").unlink(missing_ok=True)
 
     def heal(self) -> None:
         """End every fault that is still there."""
@@ -285,7 +293,7 @@ class Site:
     def unmount(self) -> None:
         """Give the disks up, so that the folder can be removed."""
         for number in RACKS:
-            subprocess.run(["umount", str(self.folder / "chunks" / str(number))], check=False, capture_output=True)
+            subprocess.run(["umount", str(self.disk(number))], check=False, capture_output=True)
 
     def logs(self, lines: int = 15) -> str:
         """The ends of all logs, for a failure's report."""
@@ -294,9 +302,3 @@ class Site:
             tail = path.read_text(errors="replace").splitlines()[-lines:]
             parts.append(f"--- {path.name}\n" + "\n".join(line[:400] for line in tail))
         return "\n".join(parts)
-
-
-def start_logged(command: list[str], log: Path, environment: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
-    """Start a program that writes what it says to the end of a file."""
-    with log.open("ab") as out:
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment)

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tests.thrash.faults import KINDS, schedule
+from tests.thrash.schedule import KINDS, schedule
 from tests.thrash.site import PROGRAMS, ROOT
 
 SEED = 20

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from tests.thrash.compare import compare
-from tests.thrash.faults import CANARIES, KINDS, Fault
 from tests.thrash.fio import Fio
 from tests.thrash.operator import Operator
 from tests.thrash.register import Violation
+from tests.thrash.schedule import CANARIES, KINDS, Fault
 from tests.thrash.site import HOSTS, Site
 from tests.thrash.writers import Volume
 from yuntai.pangu.errors import PanguError
@@ -102,7 +102,7 @@ class World:
         ended = time.monotonic()
         await self._meanwhile(self._attach_all(), RESUME_S)
         await self.until(lambda: self._answering(ended), RESUME_S, "I/O goes on after all faults")
-        await self.until(self._whole, WHOLE_S, "every volume is in sync again")
+        await self.until(self.whole, WHOLE_S, "every volume is in sync again")
         self.say(f"whole again {time.monotonic() - ended:.1f} s after the last fault")
 
     async def _make(self, fault: Fault) -> None:
@@ -206,7 +206,7 @@ class World:
         up = [server for server in servers if server.state == "up" and server.total_bytes]
         return len(up) == len(self.site.servers) and sum(one["state"] == "up" for one in gateways) == len(HOSTS)
 
-    async def _whole(self) -> bool:
+    async def whole(self) -> bool:
         for volume in self.host:
             if (await self.site.client.volume(volume)).stale:
                 return False
