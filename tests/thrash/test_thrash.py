@@ -13,7 +13,7 @@ from tests.thrash.schedule import KINDS, schedule
 from tests.thrash.site import PROGRAMS, ROOT
 
 SEED = 20
-MINUTES = 0.8
+MINUTES = 0.6
 WITHIN_S = 280
 NEEDS_PROGRAMS = pytest.mark.skipif(
     not ((PROGRAMS / "yuntai-chunkserver").exists() and (PROGRAMS / "yuntai-gateway").exists()),

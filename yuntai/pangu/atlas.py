@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from yuntai.pangu.planner import View
     from yuntai.pangu.rules import Replicas
 
+RECORDS_PER_BREATH = 50
+
 
 class Atlas:
     """Volumes by id, and the servers of their chunks.
@@ -31,6 +33,7 @@ class Atlas:
         self.volumes: dict[str, Volume] = {}
         self._placements: dict[str, dict[int, tuple[Replicas, ...]]] = {}
         self._known: dict[Replicas, Replicas] = {}
+        self._learned = 0
         self._filled = [asyncio.Event(), asyncio.Event()]
 
     async def run(self) -> None:
@@ -53,14 +56,28 @@ class Atlas:
         wanted = chunk_count(volume.size_bytes)
         return found[:wanted] if len(found) >= wanted else []
 
-    def bad(self, view: View) -> frozenset[Replicas]:
-        """Return the sets of replicas, among all that were ever seen, of which something must move."""
-        nowhere: frozenset[int] = frozenset()
-        return frozenset(replicas for replicas in self._known if view.verdict(replicas, nowhere) is not None)
+    async def touched(self, view: View) -> list[str]:
+        """Return the volumes of which something must move.
 
-    def touches(self, volume_id: str, sets: frozenset[Replicas]) -> bool:
-        """Return whether a chunk of the volume is placed on one of these sets."""
-        return any(not sets.isdisjoint(record) for record in self._placements.get(volume_id, {}).values())
+        Whether that is so depends on a chunk's set of replicas alone, so few sets are judged, not all chunks.
+        """
+        nowhere: frozenset[int] = frozenset()
+        bad = {replicas for replicas in self._known if view.verdict(replicas, nowhere) is not None}
+        names: list[str] = []
+        used: set[Replicas] = set()
+        learned = self._learned
+        for turn, (name, records) in enumerate(list(self._placements.items()) if bad else ()):
+            if turn % RECORDS_PER_BREATH == 0:
+                await asyncio.sleep(0)
+            found = set().union(*(bad.intersection(record) for record in records.values()))
+            if found:
+                names.append(name)
+                used |= found
+        if learned == self._learned:
+            # What no chunk is placed on any more, such as the sets of a server that is gone, is not judged again.
+            for replicas in bad - used:
+                del self._known[replicas]
+        return names
 
     def on_server(self, volume_id: str, number: int) -> bool:
         """Return whether a replica of the volume has its place on a server."""
@@ -84,19 +101,24 @@ class Atlas:
             async for event in events:
                 match event:
                     case Reset(records=records):
-                        self._placements.clear()
-                        for record in records:
-                            self._learn(record.value)
+                        placements: dict[str, dict[int, tuple[Replicas, ...]]] = {}
+                        for turn, record in enumerate(records):
+                            # A large cloud's chunks take seconds, and the office is lost if nothing else runs for long.
+                            if turn % RECORDS_PER_BREATH == 0:
+                                await asyncio.sleep(0)
+                            self._learn(record.value, placements)
+                        self._placements = placements
                         self._filled[1].set()
                     case Put(record=record):
-                        self._learn(record.value)
+                        self._learn(record.value, self._placements)
                     case Deleted(id=gone):
                         volume_id, _, index = gone.partition(".")
                         self._placements.get(volume_id, {}).pop(int(index), None)
                         if not self._placements.get(volume_id):
                             self._placements.pop(volume_id, None)
 
-    def _learn(self, record: Placement) -> None:
+    def _learn(self, record: Placement, placements: dict[str, dict[int, tuple[Replicas, ...]]]) -> None:
         volume_id, _, index = record.id.partition(".")
         shared = tuple(self._known.setdefault(replicas, replicas) for replicas in record.chunks)
-        self._placements.setdefault(volume_id, {})[int(index)] = shared
+        placements.setdefault(volume_id, {})[int(index)] = shared
+        self._learned += 1

@@ -184,14 +184,11 @@ class Mover:
         left: dict[int, int] = {}
         reasons = dict.fromkeys(planner.REASONS, 0)
         balance = planner.REASONS.index(planner.BALANCE)
-        # Whether anything must move depends on the set of replicas alone, and copysets make those few.
-        bad = self._atlas.bad(self.view)
-        for turn, (name, volume) in enumerate(list(self._atlas.volumes.items()) if bad else ()):
+        for turn, name in enumerate(await self._atlas.touched(self.view)):
             if turn % VOLUMES_PER_BREATH == 0:
                 await asyncio.sleep(0)
-            if volume.state == "deleting" or (volume.state == "attached" and volume.read_only):
-                continue
-            if not self._atlas.touches(name, bad):
+            volume = self._atlas.volumes.get(name)
+            if volume is None or volume.state == "deleting" or (volume.state == "attached" and volume.read_only):
                 continue
             for need in planner.needs(name, self._atlas.chunks(name), volume.stale, self.view):
                 if need.reason == balance and not self._holdings.has(need):
