@@ -49,6 +49,7 @@ async def thrash(options: argparse.Namespace, folder: Path) -> int:
         world.report()
     except BaseException as error:  # noqa: BLE001 — whatever it is, the logs are wanted
         print(world.site.logs(), file=sys.stderr)
+        show_tasks()
         traceback.print_exc()
         print(f"FOUND: {error}", file=sys.stderr)
         print(f"again with: make thrash SEED={options.seed} MINUTES={options.minutes:g}", file=sys.stderr)
