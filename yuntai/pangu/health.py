@@ -7,7 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from yuntai.pangu import rules
-from yuntai.pangu.units import IN_SYNC_MIN, REPLICAS, volume_number
+from yuntai.pangu.units import BLOCK_BYTES, CHUNK_BYTES, IN_SYNC_MIN, REPLICAS, volume_number
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -103,9 +103,10 @@ def seconds_left(session: Session) -> int | None:
         for worker in stats.get("workers", ()):
             if worker.get("name") != "rebuild" or worker.get("state") in ("idle", "off") or not worker.get("total"):
                 continue
-            if worker.get("unit") != "bytes" or not worker.get("bytes_per_s"):
+            if not worker.get("bytes_per_s"):
                 return None
-            times.append((worker["total"] - worker["done"]) / worker["bytes_per_s"])
+            size = {"bytes": 1, "blocks": BLOCK_BYTES, "chunks": CHUNK_BYTES}.get(worker.get("unit", ""), 1)
+            times.append(size * (worker["total"] - worker["done"]) / worker["bytes_per_s"])
     behind = any(volume.stale for volume in session.atlas.volumes.values())
     if not times:
         return None if behind else 0

@@ -6,14 +6,16 @@ A replica is dropped only if all of this holds:
    they do not name the server for that chunk. Read the other way round, a replica that was placed in between would
    look like one that nothing names;
 2. no move to the server is wanted, and the gateway that has the volume open, after it got this master's own list, does
-   not name one as under way: nothing of a move is in etcd, and a ``Moved`` would make the replica count;
+   not name one as under way, to it or from it: nothing of a move is in etcd until a ``Moved`` makes the replica count,
+   and until the gateway has heard that it does it reads from the one that is left;
 3. from the reading until the server has answered this master commits no move of the volume (the volume's lock);
 4. no other master does: each tells every server its term before it wants a move to it, and a server refuses to drop
    for a lower term. A dead master's request that is still in the network comes too late; and so does one of this
    master's own that was not answered, as it takes a higher term then;
 5. the replica has not moved on since the server said so: the server compares its position;
 6. clones that still read from the volume know the present placement: they would take a dropped replica for an empty
-   one, and zeros for data.
+   one, and zeros for data;
+7. all this was so :data:`QUIET_S` ago too: a read that was sent to the replica before is over, or given up, by now.
 """
 
 from __future__ import annotations
@@ -43,6 +45,7 @@ ASK_TIMEOUT_S = 10.0
 INVENTORY_KEPT_S = 30.0
 CHUNKS_PER_DROP = 256
 CHECK_EVERY_S = 2.0
+QUIET_S = 10.0
 
 _log = log.get("holdings")
 
@@ -59,6 +62,7 @@ class Holdings:
         self._held: dict[int, tuple[float, frozenset[tuple[str, int]]]] = {}
         self._surveyed: dict[int, float] = {}
         self._since: dict[str, float] = {}
+        self._spare: dict[tuple[str, int], dict[int, float]] = {}  # volume, server → chunk → since when it is spare
         self._burnt: dict[int, int] = {}  # server → the term of a request to drop that it did not answer
         self.announced: frozenset[int] = frozenset()
         """Servers that know this master's term."""
@@ -166,12 +170,19 @@ class Holdings:
                 return
             joining |= {(move.chunk, move.to) for move in self.mover.moves_of(volume)}
             unnamed = self._unnamed(number, held, await self._chunks(found.value))
-            doomed = [state for state in unnamed if (int(state["chunk"]), number) not in joining]
+            spare = [state for state in unnamed if (int(state["chunk"]), number) not in joining]
+            doomed = self._ripe(volume, number, spare)
             for start in range(0, len(doomed), CHUNKS_PER_DROP):
                 request = self._drop_request(volume_number(volume), doomed[start : start + CHUNKS_PER_DROP])
                 gone = await self._ask_to_drop(number, request)
                 self.dropped += len(gone)
                 _log.info("replicas dropped", server=f"cs-{number}", volume=volume, chunks=len(gone))
+
+    def _ripe(self, volume: str, number: int, spare: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        now, before = time.monotonic(), self._spare.get((volume, number), {})
+        since = {int(state["chunk"]): before.get(int(state["chunk"]), now) for state in spare}
+        self._spare[(volume, number)] = since
+        return [state for state in spare if now - since[int(state["chunk"])] >= QUIET_S]
 
     async def _ask_to_drop(self, number: int, request: dict[str, Any]) -> list[int]:
         try:
@@ -183,14 +194,16 @@ class Holdings:
             raise
 
     async def _joining(self, volume: Volume) -> set[tuple[int, int]] | None:
-        """Return (chunk, server) of replicas that are joining; ``None`` if that cannot be told now."""
+        """Return (chunk, server) of replicas that join or are left; ``None`` if that cannot be told now."""
         if not rules.holder(volume):
             # Whoever had it open is of an older generation, and what it says of moves is not believed.
             return set()
         if volume.read_only:
             return set()
         under_way = await self.mover.tell(volume)
-        return None if under_way is None else {(move.chunk, move.to) for move in under_way}
+        if under_way is None:
+            return None
+        return {(move.chunk, number) for move in under_way for number in (move.to, move.from_)}
 
     async def _no_record(self, number: int, volume: str) -> None:
         """Delete what is left of a deleted volume; of one that was never heard of, only after a long while.

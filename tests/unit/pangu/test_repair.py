@@ -160,7 +160,8 @@ async def _store(cluster: Cluster, server: int, store: str) -> bool:
     return (found.store, found.admitted) == (store, True)
 
 
-async def test_nothing_that_is_named_is_dropped(wide: Cluster) -> None:
+async def test_nothing_that_is_named_is_dropped(wide: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("yuntai.pangu.holdings.QUIET_S", 0.5)
     volume = await wide.client.create_volume(8 * GIB)
     await wide.client.attach(volume.id, "h1")
     number, gateway = volume_number(volume.id), wide.gateways["h1"]
