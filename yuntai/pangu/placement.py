@@ -48,7 +48,7 @@ def rejection(server: Candidate) -> str:
     if server.state != "up":
         return f"it is {server.state}"
     if not server.admitted:
-        return "its disk was replaced, and it is not let in yet"
+        return "its disk is new, and gateways are not let in yet"
     if server.total_bytes <= 0:
         return "it has not reported the size of its disk yet"
     if server.full or server.free_bytes < FREE_RATIO_MIN * server.total_bytes:

@@ -11,7 +11,7 @@ from yuntai import log
 from yuntai.model.base import new_id, now_utc
 from yuntai.model.cluster import ClientToken, Volume
 from yuntai.pangu import layout, placement, rules, wire
-from yuntai.pangu.errors import Conflict, InUse, Invalid, NotFound, Unavailable
+from yuntai.pangu.errors import Conflict, InUse, Invalid, NoPlacement, NotFound, Unavailable
 from yuntai.pangu.requests import Attached, CreateVolume, nbd_uri
 from yuntai.pangu.units import check_size, chunk_count, is_hydrated, volume_number
 from yuntai.state import Absent, Present
@@ -72,9 +72,8 @@ class Volumes:
             compare.append(Present(Volume, source.value.id))
         await self._servers.ready()
         async with self._office.placing:
-            chunks = placement.place(
-                self._servers.candidates(), chunk_count(wanted.size_bytes), seed=volume_number(volume_id)
-            )
+            candidates = self._servers.candidates()
+            chunks = _place(candidates, chunk_count(wanted.size_bytes), seed=volume_number(volume_id))
             volume = Volume(id=volume_id, size_bytes=wanted.size_bytes, source=wanted.source, created=now_utc())
             records = [volume, *layout.placement_records(volume_id, chunks), *([token] if token else [])]
             if not await self._office.store.txn(compare=[self._office.guard, *compare], put=records):
@@ -207,7 +206,7 @@ class Volumes:
             added = chunk_count(size_bytes) - len(old)
             await self._servers.ready()
             usable = [one for one in self._servers.candidates() if str(one.number) not in volume.stale]
-            new = placement.place(usable, added, seed=volume_number(volume_id) + len(old)) if added else []
+            new = _place(usable, added, seed=volume_number(volume_id) + len(old)) if added else []
             records = layout.placement_records(volume_id, [*old, *new], first_changed=len(old)) if added else []
             # A volume that needs no source goes on needing none: what is added was never in the source.
             hydrated = chunk_count(size_bytes) if is_hydrated(volume) and volume.source else volume.hydrated_chunks
@@ -237,6 +236,16 @@ class Volumes:
     async def placement(self, volume_id: str) -> list[tuple[int, ...]]:  # type: ignore[valid-type]
         """Return the servers of each chunk."""
         return await layout.load_chunks(self._office.store, (await self._office.volume(volume_id)).value)
+
+
+def _place(servers: Sequence[placement.Candidate], chunks: int, seed: int) -> layout.Chunks:
+    try:
+        return placement.place(list(servers), chunks, seed)
+    except NoPlacement as error:
+        if any(server.state == "up" and not server.admitted for server in servers):
+            # A new server is let in within seconds, and a caller who hears "no" does not ask again.
+            raise Unavailable(f"{error}; try again in a moment") from error
+        raise
 
 
 def _same(found: Volume, wanted: CreateVolume) -> Volume:

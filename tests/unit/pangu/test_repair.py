@@ -155,6 +155,35 @@ async def test_a_replaced_disk_counts_no_more_before_it_is_let_in(wide: Cluster)
     assert back == {"answer": "stale", "stale": []}
 
 
+async def test_a_disk_is_not_let_in_while_a_replica_of_the_old_one_may_be_about_to_count(wide: Cluster) -> None:
+    volume = await wide.client.create_volume(GIB)
+    await wide.client.attach(volume.id, "h1")
+    gateway, number, placed = wide.gateways["h1"], volume_number(volume.id), (await chunks(wide, volume.id))[0]
+    server = next(one for one in wide.servers if one.number not in placed)
+    move = {"chunk": 0, "from": placed[0], "to": server.number}
+    handle, raised = gateway.handle, [move]
+
+    def joining(request: dict[str, Any]) -> Any:
+        answer = handle(request)
+        return answer | {"under_way": list(raised)} if request["op"] == "moves" else answer
+
+    gateway.handle = joining  # type: ignore[method-assign]
+    await eventually(lambda: _store(wide, server.number, server.store))
+    server.swap_disk()
+    await eventually(lambda: _waits(wide, server.number))
+    late = await gateway.raise_event(op="moved", volume=number, generation=1, moves=[move])
+    assert late == {"answer": "placed", "moves": []}
+    await asyncio.sleep(1)
+    assert not server.admitted
+    raised.clear()
+    await eventually(lambda: server.admitted)
+    assert (await chunks(wide, volume.id))[0] == placed
+
+
+async def _waits(cluster: Cluster, server: int) -> bool:
+    return not (await cluster.store.need(ChunkServer, f"cs-{server}")).value.admitted
+
+
 async def _store(cluster: Cluster, server: int, store: str) -> bool:
     found = (await cluster.store.need(ChunkServer, f"cs-{server}")).value
     return (found.store, found.admitted) == (store, True)
