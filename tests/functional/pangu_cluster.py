@@ -90,7 +90,7 @@ class PanguCluster:
         up = [g for g in gateways if g["id"] == "h1" and g["state"] == "up"]
         return (
             len(servers) == len(self.config.chunkservers)
-            and all(s.state == "up" and s.total_bytes for s in servers)
+            and all(s.state == "up" and s.total_bytes and s.store and s.admitted for s in servers)
             and bool(up)
         )
 

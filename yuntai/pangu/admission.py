@@ -81,6 +81,7 @@ class Admission:
             if rules.holder(volume) and volume.state != "deleting" and not volume.read_only:
                 await self._end_joining(volume.id, number)
         await self._servers.call(number, {"op": "admit", "store": status.store}, ADMIT_TIMEOUT_S)
+        self._servers.note_admitted(number)
         await self._write(record.id, status.store, admitted=True)
         _log.info("a store was admitted", server=record.id, store=status.store)
 

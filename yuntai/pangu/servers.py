@@ -157,6 +157,12 @@ class Servers:
             self._live_until = now + LIVE_S
         return self._live
 
+    def note_admitted(self, number: int) -> None:
+        """Note what a server was just told, before it says so itself."""
+        server = self._servers.get(f"cs-{number}")
+        if server is not None and server.status is not None:
+            server.status = msgspec.structs.replace(server.status, admitted=True)
+
     def candidates(self) -> list[Candidate]:
         """Return the servers as placement sees them."""
         return [
