@@ -61,6 +61,9 @@ class Volumes(Protocol):
     async def remove_server(self, server_id: str) -> None:
         """Forget a chunk server that was drained."""
 
+    async def stats(self, volume_id: str) -> dict[str, Any]:
+        """Return what the volume's gateway counts of it; empty when no host has it open."""
+
     async def snapshot(self, volume_id: str, name: str = "") -> int:
         """Freeze a volume as it is now and return the node; the same name gives the same node."""
 

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from yuntai import __version__
-from yuntai.cli import archive, cloud, images, instances, networks, pangu, snapshots, storage
+from yuntai.cli import archive, cloud, images, instances, networks, pangu, snapshots, storage, volume_stats
 from yuntai.cli.client import CliError
 from yuntai.cli.output import fail
 
@@ -28,6 +28,7 @@ app.add_typer(networks.vswitch, name="vswitch")
 app.add_typer(networks.security_group, name="security-group")
 app.add_typer(networks.keypair, name="keypair")
 app.add_typer(storage.volume, name="volume")
+storage.volume.command("stats")(volume_stats.stats)
 app.add_typer(storage.chunkserver, name="chunkserver")
 app.add_typer(pangu.app, name="pangu")
 app.add_typer(cloud.host, name="host")

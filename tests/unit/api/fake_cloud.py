@@ -87,11 +87,15 @@ class FakeVolumes:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.orders: list[tuple[str, dict[str, Any] | None]] = []
+        self.figures: dict[str, dict[str, Any]] = {}
 
     async def _change(self, volume_id: str, **changes: Any) -> Volume:
         if await self.store.get(Volume, volume_id) is None:
             raise pangu_errors.NotFound(f"there is no volume {volume_id}")
         return await self.store.update(Volume, volume_id, lambda one: replace(one, **changes))
+
+    async def stats(self, volume_id: str) -> dict[str, Any]:
+        return self.figures.get(volume_id, {})
 
     async def create_volume(
         self, size_bytes: int, *, source: VolumeSource | None = None, client_token: str = ""
@@ -219,6 +223,7 @@ class FakeCloud:
         executor: Callable[[Store], Any] | None = None,
     ) -> None:
         self.store = MemoryStore()
+        self.volumes = FakeVolumes(self.store)
         self.loop = asyncio.new_event_loop()
         self.port = 0
         self._throttle = throttle or Throttle(rate_per_s=1e6, burst=1e6)
@@ -264,7 +269,7 @@ class FakeCloud:
             reads=reads,
             writes=reads.writer(),
             console=FakeConsole(),
-            volumes=FakeVolumes(self.store),
+            volumes=self.volumes,
         )
         server = ApiServer(context, throttle=self._throttle, replay=Replay(self.store), silent_s=self._silent_s)
         self.port = await server.start("127.0.0.1", 0)
