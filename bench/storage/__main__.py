@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 from bench.measure import CannotMeasure, Figure, machine
-from bench.storage import master, plot, rebuild, snapshots, stalls, throughput
+from bench.storage import master, memory, plot, rebuild, snapshots, stalls, throughput
 from bench.storage.goals import Goal
 from bench.storage.settings import ROOT, Settings
 
-PARTS = {part.NAME: part for part in (throughput, stalls, snapshots, rebuild, master)}
+PARTS = {part.NAME: part for part in (throughput, stalls, snapshots, rebuild, memory, master)}
 RESULTS = ROOT / "bench" / "results"
 
 
@@ -49,7 +50,7 @@ def main() -> int:
         began_s = time.monotonic()
         try:
             figure, found = _take(name, settings, chosen.folder)
-        except CannotMeasure as reason:
+        except (CannotMeasure, AssertionError, OSError, subprocess.SubprocessError) as reason:
             print(f"\n{name}: not taken: {reason}")  # noqa: T201
             missed.append(name)
             continue

@@ -1,28 +1,23 @@
-"""A chunk server that comes back with an empty disk: how fast it is filled, and what the writers keep meanwhile.
-
-And the memory of a chunk server that has a tebibyte of chunks.
-"""
+"""A chunk server that comes back with an empty disk: how fast it is filled, and what the writers keep meanwhile."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import shutil
-import signal
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench import fio
 from bench.measure import Figure
 from bench.storage.goals import MIB, Goal
-from bench.storage.nbd import Client
 from bench.storage.ours import storage
 from bench.storage.writers import Writers, rate
-from tests.functional.storage import CHUNK_BYTES
 from yuntai.pangu.wire import WireError, connect
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from bench.storage.settings import Settings
     from tests.functional.storage import Storage, Volume
 
@@ -31,8 +26,6 @@ SIZE_MIB = 1024
 BUSY_MIB = 64
 LOST = 3
 BEFORE_S = 4.0
-TIB_CHUNKS = (1 << 40) // CHUNK_BYTES
-CHECKPOINT_S = 90.0
 
 
 async def run(settings: Settings, folder: Path) -> Figure:
@@ -57,8 +50,6 @@ async def run(settings: Settings, folder: Path) -> Figure:
         _note(figure, "writers before", alone, "IOPS")
         _note(figure, "writers meanwhile", beside, "IOPS")
         _note(figure, "share that the writers keep", beside / alone, "")
-    async with storage(folder / "large", settings.programs) as one:
-        await _memory(figure, one)
     return figure
 
 
@@ -95,40 +86,10 @@ async def _admit(one: Storage) -> None:
         await asyncio.sleep(0.05)
 
 
-async def _memory(figure: Figure, one: Storage) -> None:
-    volume = one.create(TIB_CHUNKS * CHUNK_BYTES)
-    uri = await one.open(volume)
-
-    def touch() -> None:
-        with Client(uri) as client:
-            for chunk in range(TIB_CHUNKS):
-                client.write(chunk * CHUNK_BYTES, b"x" * 4096)
-            client.flush()
-
-    await asyncio.to_thread(touch)
-    await one.close(volume)
-    # Every server ends with a checkpoint: what it has after the start is what it needs.
-    for number in one.ports:
-        one.kill(f"cs-{number}", signal.SIGTERM)
-        one.start_server(number)
-    await one.open(volume, CHECKPOINT_S)
-    await asyncio.sleep(1)
-    most = max(_rss_mib(one.processes[f"cs-{number}"].pid) for number in one.ports)
-    _note(figure, f"memory of a chunk server with {TIB_CHUNKS} chunks (1 TiB)", most, "MiB")
-    _note(figure, "memory of the gateway with that volume", _rss_mib(one.processes["gateway"].pid), "MiB")
-
-
-def _rss_mib(pid: int) -> float:
-    line = next(text for text in Path(f"/proc/{pid}/status").read_text().splitlines() if text.startswith("VmRSS"))
-    return int(line.split()[1]) / 1024
-
-
 def goals(figure: Figure) -> list[Goal]:
     """Compare with what was promised."""
     wanted = (
         ("rebuild of a lost disk, idle, MiB/s", ">=", 200.0, "rebuild, nothing else to do"),
         ("share that writers keep beside a rebuild", ">=", 0.7, "share that the writers keep"),
-        ("memory of a chunk server with 1 TiB of chunks, MiB", "<=", 150.0,
-         f"memory of a chunk server with {TIB_CHUNKS} chunks (1 TiB)"),
-    )  # fmt: skip
+    )
     return [Goal(what, sense, limit, figure.raw[key]) for what, sense, limit, key in wanted if key in figure.raw]
