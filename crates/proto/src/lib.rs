@@ -10,8 +10,10 @@ pub mod data;
 pub mod frame;
 pub mod handshake;
 pub mod outbox;
+pub mod strangers;
 pub mod types;
 
 pub use frame::{Frame, Header, Kind};
 pub use outbox::Outbox;
+pub use strangers::Strangers;
 pub use types::*;

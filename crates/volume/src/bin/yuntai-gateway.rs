@@ -37,7 +37,7 @@ fn start() -> Result<(), String> {
         .build()
         .map_err(|error| format!("the runtime cannot be made: {error}"))?;
     let listen = config.listen.clone();
-    let gateway = Gateway::new(config, secret);
+    let gateway = Gateway::new(config, secret)?;
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async move {
         let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;

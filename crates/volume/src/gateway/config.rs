@@ -14,6 +14,7 @@ struct CloudConfig {
     gateway_port: u16,
     run_dir: PathBuf,
     secrets_dir: PathBuf,
+    tls: Option<yuntai_tls::Files>,
 }
 
 /// JSON of its own.
@@ -40,6 +41,9 @@ pub struct GatewayConfig {
     /// Bytes of guest requests that one volume works on at the same time.
     #[serde(default)]
     pub in_flight_bytes_max: Option<u64>,
+    /// Certificates, where connections between hosts are to be encrypted.
+    #[serde(default)]
+    pub tls: Option<yuntai_tls::Files>,
 }
 
 impl GatewayConfig {
@@ -66,6 +70,7 @@ impl GatewayConfig {
             hydrate_busy_bytes_per_s: None,
             rebuild_bytes_per_s: None,
             in_flight_bytes_max: None,
+            tls: cloud.tls,
         };
         config.with_secret()
     }

@@ -2,16 +2,17 @@
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use serde_json::{json, Value};
 use tokio::io::AsyncReadExt;
 use tokio::net::{tcp, TcpListener, TcpStream};
-use tokio::task::spawn_local;
+use tokio::task::{spawn_local, AbortHandle};
 use yuntai_proto::control::{GatewayRequest, OpenVolume, Opened, SnapshotOf};
+use yuntai_proto::frame::HEADER_BYTES;
 use yuntai_proto::handshake::{ServerHandshake, HANDSHAKE_BODY_BYTES_MAX, HANDSHAKE_TIMEOUT_MS};
-use yuntai_proto::{Frame, Header, Kind, VolumeId, BLOCK_BYTES, CHUNK_BYTES};
+use yuntai_proto::{Frame, Header, Kind, Strangers, VolumeId, BLOCK_BYTES, CHUNK_BYTES};
 
 use super::conn::Conn;
 use super::export::{check_name, socket_path};
@@ -19,29 +20,41 @@ use super::served::Served;
 use super::{random, Gateway};
 use crate::api::{ControlAnswer, ControlRequest};
 
-/// Connections at the same time; one more is closed at once.
+/// Connections of peers that have proved themselves; one more is closed at once.
 const CONNECTIONS_MAX: usize = 64;
+/// Connections of those that have not.
+const STRANGERS_MAX: usize = 256;
+/// Receive buffer of a proved peer.
+const BUFFER_BYTES: usize = 16 << 10;
 /// Requests of one connection that are not answered yet.
 const REQUESTS_MAX: usize = 256;
 /// Volumes of one gateway.
 const VOLUMES_MAX: usize = 4096;
 
+/// What the connections share.
+struct Door {
+    strangers: Strangers<AbortHandle>,
+    proved: Rc<()>,
+}
+
 /// For ever.
 pub async fn listen(gateway: Rc<Gateway>, listener: TcpListener) {
-    let open = Rc::new(());
+    let door = Rc::new(Door { strangers: Strangers::new(STRANGERS_MAX), proved: Rc::default() });
     loop {
         match listener.accept().await {
-            Ok((stream, peer)) if Rc::strong_count(&open) <= CONNECTIONS_MAX => {
-                let (gateway, held) = (Rc::clone(&gateway), Rc::clone(&open));
-                spawn_local(async move {
-                    let result = serve(gateway, stream).await;
-                    if let Err(error) = result {
-                        tracing::info!(%peer, error, "control connection ended");
+            Ok((stream, peer)) => {
+                let number = door.strangers.number();
+                let (gateway, here) = (Rc::clone(&gateway), Rc::clone(&door));
+                let task = spawn_local(async move {
+                    let Err(error) = serve(gateway, stream, &here, number).await else { return };
+                    if let Some(untold) = here.strangers.tell(Instant::now()) {
+                        tracing::info!(%peer, error, untold, "control connection ended");
                     }
-                    drop(held);
                 });
+                if let Some(oldest) = door.strangers.add(number, task.abort_handle()) {
+                    oldest.abort();
+                }
             }
-            Ok((_, peer)) => tracing::warn!(%peer, "too many control connections: one was turned away"),
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a control connection");
                 tokio::time::sleep(Duration::from_millis(100)).await;
@@ -50,20 +63,29 @@ pub async fn listen(gateway: Rc<Gateway>, listener: TcpListener) {
     }
 }
 
-async fn serve(gateway: Rc<Gateway>, stream: TcpStream) -> Result<(), String> {
+async fn serve(gateway: Rc<Gateway>, stream: TcpStream, door: &Door, number: u64) -> Result<(), String> {
     stream.set_nodelay(true).map_err(|error| error.to_string())?;
+    let tls = yuntai_tls::accept(gateway.tls.as_ref(), stream).await;
+    let stream = tls.inspect_err(|_| door.strangers.remove(number)).map_err(|error| format!("TLS: {error}"))?;
     let (mut reader, writer) = stream.into_split();
     let conn = Conn::tcp(writer);
     let result = tokio::select! {
-        result = talk(&gateway, &conn, &mut reader) => result,
+        result = prove_and_talk(&gateway, &conn, &mut reader, door, number) => result,
         () = conn.drain() => Err("it cannot be written to".to_owned()),
     };
+    door.strangers.remove(number);
     gateway.hub.disconnected(&gateway.flusher, &conn);
     result
 }
 
-async fn talk(gateway: &Rc<Gateway>, conn: &Rc<Conn>, reader: &mut tcp::OwnedReadHalf) -> Result<(), String> {
-    let mut buffer = BytesMut::with_capacity(16 << 10);
+async fn prove_and_talk(
+    gateway: &Rc<Gateway>,
+    conn: &Rc<Conn>,
+    reader: &mut tcp::OwnedReadHalf,
+    door: &Door,
+    number: u64,
+) -> Result<(), String> {
+    let mut buffer = BytesMut::with_capacity(HEADER_BYTES + HANDSHAKE_BODY_BYTES_MAX);
     let (handshake, challenge) =
         ServerHandshake::new(&gateway.secret, &gateway.name(), env!("CARGO_PKG_VERSION"), random());
     conn.push(&challenge);
@@ -72,8 +94,26 @@ async fn talk(gateway: &Rc<Gateway>, conn: &Rc<Conn>, reader: &mut tcp::OwnedRea
     let first = tokio::time::timeout(limit, next(reader, &mut buffer, HANDSHAKE_BODY_BYTES_MAX));
     let Some(frame) = first.await.map_err(|_| "no handshake in time".to_owned())?? else { return Ok(()) };
     let (name, ok) = handshake.finish(&frame).map_err(|error| error.to_string())?;
+    door.strangers.remove(number);
+    let held = Rc::clone(&door.proved);
+    if Rc::strong_count(&held) - 2 >= CONNECTIONS_MAX {
+        return Err(format!("{CONNECTIONS_MAX} peers are connected: {name} was turned away"));
+    }
+    buffer.reserve(BUFFER_BYTES);
     conn.push(&ok);
     gateway.flusher.mark(conn);
+    let result = talk(gateway, conn, reader, buffer, &name).await;
+    drop(held);
+    result
+}
+
+async fn talk(
+    gateway: &Rc<Gateway>,
+    conn: &Rc<Conn>,
+    reader: &mut tcp::OwnedReadHalf,
+    mut buffer: BytesMut,
+    name: &str,
+) -> Result<(), String> {
     tracing::info!(client = name, "control connection");
     let master = name.starts_with("master:");
     if master {

@@ -4,13 +4,14 @@ use std::cell::{Cell, RefCell};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, Interest};
 use tokio::net::{unix, UnixListener, UnixStream};
 use tokio::sync::Notify;
 use tokio::task::{spawn_local, AbortHandle};
+use yuntai_proto::Strangers;
 
 use super::conn::Conn;
 use super::served::{Served, RECEIVE_BYTES, RECEIVE_BYTES_MIN};
@@ -20,8 +21,10 @@ use crate::nbd::codec::{command, Request};
 use crate::nbd::negotiate::{Agreed, Export, Negotiation, Step};
 use crate::nbd::transmit::{refuse, reply, take, Want};
 
-/// Clients of one volume.
+/// Clients of one volume that are through the negotiation.
 const CLIENTS_MAX: usize = 16;
+/// Clients of one volume that are not: one more takes the place of the one that has been at it longest.
+const STRANGERS_MAX: usize = 256;
 /// Requests of one client that are worked on; above it nothing more is read from it.
 const REQUESTS_MAX: usize = 256;
 /// Bytes of requests of one client, and bytes of replies that it has not fetched.
@@ -98,6 +101,14 @@ impl Drop for Exporting {
     }
 }
 
+/// What the clients of a listener share.
+struct Door {
+    strangers: Strangers<AbortHandle>,
+    /// One reference more for each client that is through the negotiation.
+    inside: Rc<()>,
+    renewal: Rc<Renewal>,
+}
+
 /// Path of an export's socket.
 #[must_use]
 pub fn socket_path(gateway: &Gateway, export: &str) -> PathBuf {
@@ -150,6 +161,7 @@ async fn accept(
     clients: Rc<RefCell<Vec<AbortHandle>>>,
     renewal: Rc<Renewal>,
 ) {
+    let door = Rc::new(Door { strangers: Strangers::new(STRANGERS_MAX), inside: Rc::default(), renewal });
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
@@ -159,25 +171,39 @@ async fn accept(
                 continue;
             }
         };
-        let mut clients = clients.borrow_mut();
-        clients.retain(|client| !client.is_finished());
-        if clients.len() >= CLIENTS_MAX {
-            tracing::warn!(volume = served.name(), "too many clients: one was turned away");
-            continue;
+        let number = door.strangers.number();
+        let (gateway, served, here) = (Rc::clone(&gateway), Rc::clone(&served), Rc::clone(&door));
+        let task = spawn_local(async move {
+            client(&gateway, &served, stream, &here, number).await;
+            here.strangers.remove(number);
+        });
+        if let Some(oldest) = door.strangers.add(number, task.abort_handle()) {
+            oldest.abort();
         }
-        let task = client(Rc::clone(&gateway), Rc::clone(&served), stream, Rc::clone(&renewal));
-        clients.push(spawn_local(task).abort_handle());
+        let mut clients = clients.borrow_mut();
+        if clients.len() >= 2 * (CLIENTS_MAX + STRANGERS_MAX) {
+            clients.retain(|client| !client.is_finished());
+        }
+        clients.push(task.abort_handle());
     }
 }
 
-async fn client(gateway: Rc<Gateway>, served: Rc<Served>, stream: UnixStream, renewal: Rc<Renewal>) {
-    let times = renewal.times.get();
+async fn client(gateway: &Rc<Gateway>, served: &Rc<Served>, stream: UnixStream, door: &Door, number: u64) {
+    let times = door.renewal.times.get();
     let (mut reader, writer) = stream.into_split();
     let conn = Conn::unix(writer);
     let work = async {
-        let mut buffer = BytesMut::with_capacity(RECEIVE_BYTES);
-        let talk = negotiate(&gateway, &served, &conn, &mut reader, &mut buffer);
+        let mut buffer = BytesMut::new();
+        let talk = negotiate(gateway, served, &conn, &mut reader, &mut buffer);
         let Ok(Some(agreed)) = tokio::time::timeout(NEGOTIATION, talk).await else { return };
+        door.strangers.remove(number);
+        let held = Rc::clone(&door.inside);
+        if Rc::strong_count(&held) - 2 >= CLIENTS_MAX {
+            if let Some(untold) = door.strangers.tell(Instant::now()) {
+                tracing::warn!(volume = served.name(), untold, "too many clients: one was turned away");
+            }
+            return;
+        }
         let client = Rc::new(Client {
             conn: Rc::clone(&conn),
             agreed,
@@ -187,9 +213,10 @@ async fn client(gateway: Rc<Gateway>, served: Rc<Served>, stream: UnixStream, re
             cut: Notify::new(),
         });
         tokio::select! {
-            () = transmit(&gateway, &served, &client, &mut reader, &mut buffer, (&renewal, times)) => {}
+            () = transmit(gateway, served, &client, &mut reader, &mut buffer, (&door.renewal, times)) => {}
             () = client.cut.notified() => {}
         }
+        drop(held);
     };
     tokio::select! {
         () = work => {}

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use rand::RngCore;
 use yuntai_proto::VolumeId;
+use yuntai_tls::Tls;
 
 use crate::api::Micros;
 use config::GatewayConfig;
@@ -35,6 +36,8 @@ pub struct Gateway {
     pub config: GatewayConfig,
     /// The cluster secret.
     pub secret: Vec<u8>,
+    /// Between hosts, if it is wanted.
+    pub tls: Option<Tls>,
     /// Writes queues out.
     pub flusher: Flusher,
     /// Events on their way to the master.
@@ -48,17 +51,21 @@ pub struct Gateway {
 
 impl Gateway {
     /// A gateway without volumes.
-    #[must_use]
-    pub fn new(config: GatewayConfig, secret: Vec<u8>) -> Rc<Self> {
-        Rc::new(Self {
+    ///
+    /// # Errors
+    /// The certificates cannot be used.
+    pub fn new(config: GatewayConfig, secret: Vec<u8>) -> Result<Rc<Self>, String> {
+        let tls = config.tls.as_ref().map(Tls::load).transpose()?;
+        Ok(Rc::new(Self {
             config,
             secret,
+            tls,
             flusher: Flusher::default(),
             hub: Hub::default(),
             tuned: RefCell::default(),
             volumes: RefCell::default(),
             started: Instant::now(),
-        })
+        }))
     }
 
     /// Microseconds since the start.

@@ -12,7 +12,6 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::task::{spawn_local, AbortHandle};
 use yuntai_proto::control::OpenVolume;
-use yuntai_proto::frame::DATA_BYTES_MAX;
 use yuntai_proto::handshake::{ClientHandshake, ClientStep, HANDSHAKE_BODY_BYTES_MAX, HANDSHAKE_TIMEOUT_MS};
 use yuntai_proto::{Frame, LayerId, VolumeId};
 
@@ -324,12 +323,14 @@ async fn receive(
 async fn connect(gateway: &Gateway, address: &str) -> Result<(TcpStream, BytesMut), String> {
     let limit = Duration::from_millis(HANDSHAKE_TIMEOUT_MS);
     let shaken = tokio::time::timeout(limit, async {
-        let mut stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
+        let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
         stream.set_nodelay(true).map_err(|error| error.to_string())?;
+        let tls = yuntai_tls::connect(gateway.tls.as_ref(), stream).await;
+        let mut stream = tls.map_err(|error| format!("TLS: {error}"))?;
         let mut handshake = ClientHandshake::new(&gateway.secret, &gateway.name(), random());
         let mut buffer = BytesMut::with_capacity(RECEIVE_BYTES);
         loop {
-            let parsed = Frame::parse_within(&mut buffer, HANDSHAKE_BODY_BYTES_MAX, DATA_BYTES_MAX);
+            let parsed = Frame::parse_within(&mut buffer, HANDSHAKE_BODY_BYTES_MAX, 0);
             let Some(frame) = parsed.map_err(|error| error.to_string())? else {
                 if stream.read_buf(&mut buffer).await.map_err(|error| error.to_string())? == 0 {
                     return Err("closed in the handshake".to_owned());

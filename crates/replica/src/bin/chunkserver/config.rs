@@ -35,6 +35,8 @@ pub(crate) struct Config {
     connections_max: Option<usize>,
     /// From this share of the disk on new chunks are refused.
     full_percent: Option<u64>,
+    /// Certificates, where connections between hosts are to be encrypted.
+    pub(crate) tls: Option<yuntai_tls::Files>,
     /// Let gateways in without a master's word, also to a new store: what a server without a master wants.
     #[serde(default = "yes")]
     admitted: bool,
@@ -47,6 +49,7 @@ struct Cloud {
     #[serde(default = "usual_secrets_dir")]
     secrets_dir: PathBuf,
     chunkservers: Vec<CloudServer>,
+    tls: Option<yuntai_tls::Files>,
 }
 
 fn usual_secrets_dir() -> PathBuf {
@@ -122,6 +125,7 @@ impl Config {
             checkpoint_bytes: None,
             connections_max: None,
             full_percent: None,
+            tls: cloud.tls,
             // The master lets gateways in, once no volume counts on what the disk before this one had.
             admitted: false,
         })

@@ -12,6 +12,7 @@ use yuntai_proto::handshake::{
     refusal_frame, ClientHandshake, ClientStep, ServerHandshake, HANDSHAKE_BODY_BYTES_MAX, HANDSHAKE_TIMEOUT_MS,
 };
 use yuntai_proto::{Frame, Header, Kind, Outbox};
+use yuntai_tls::Tls;
 
 /// How long a connection may take to stand.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -66,9 +67,15 @@ pub(crate) async fn accept(stream: &mut TcpStream, secret: &[u8], name: &str) ->
 }
 
 /// Connect, and do the client's side.
-pub(crate) async fn dial(address: &str, secret: &[u8], name: &str) -> io::Result<(TcpStream, BytesMut)> {
-    let mut stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await??;
+pub(crate) async fn dial(
+    address: &str,
+    tls: Option<&Tls>,
+    secret: &[u8],
+    name: &str,
+) -> io::Result<(TcpStream, BytesMut)> {
+    let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await??;
     stream.set_nodelay(true)?;
+    let mut stream = yuntai_tls::connect(tls, stream).await?;
     let mut buffer = BytesMut::with_capacity(8192);
     let mut handshake = ClientHandshake::new(secret, name, rand::random());
     let prove = async {

@@ -8,6 +8,7 @@ mod peer;
 mod server;
 
 use std::io::IsTerminal;
+use std::path::Path;
 use std::process::ExitCode;
 
 use yuntai_replica::{Config as ReplicaConfig, Now, Replica};
@@ -61,12 +62,24 @@ fn raise_file_limit() {
     }
 }
 
+/// What guests wrote is for nobody else on this machine, whatever the umask was when the store was made.
+fn keep_private(folder: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    rustix::process::umask(rustix::fs::Mode::from(0o077));
+    if let Err(error) = std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700)) {
+        if error.kind() != std::io::ErrorKind::NotFound {
+            tracing::warn!(%error, path = %folder.display(), "the store's folder cannot be made private");
+        }
+    }
+}
+
 fn run() -> Result<(), Failure> {
     let bad_config = |message| Failure { code: BAD_CONFIG, message };
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let config = Config::of(&arguments).map_err(bad_config)?;
     let secrets = config.read_secrets().map_err(bad_config)?;
     raise_file_limit();
+    keep_private(&config.path);
     let store = open_store(&config)?;
     let usage = store.usage();
     tracing::info!(

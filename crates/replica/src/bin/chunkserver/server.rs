@@ -12,11 +12,12 @@ use tokio::net::tcp::OwnedReadHalf;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{signal, SignalKind};
 use tokio::sync::mpsc::{unbounded_channel, UnboundedReceiver};
-use tokio::task::spawn_local;
+use tokio::task::{spawn_local, AbortHandle};
 use yuntai_proto::frame::FrameError;
-use yuntai_proto::{Frame, Kind, BLOCK_BYTES};
+use yuntai_proto::{Frame, Kind, Strangers, BLOCK_BYTES};
 use yuntai_replica::{Action, ConnectionId, DialId, Event, Now, Replica};
 use yuntai_store::vfs::OsVfs;
+use yuntai_tls::Tls;
 
 use crate::config::Config;
 use crate::handshake;
@@ -40,12 +41,13 @@ const EXIT_DISK: i32 = 5;
 struct Server {
     name: String,
     secret: Vec<u8>,
+    tls: Option<Tls>,
     start: Instant,
     replica: RefCell<Replica<OsVfs>>,
     peers: RefCell<BTreeMap<ConnectionId, Rc<Peer>>>,
     jobs: Jobs,
     next_connection: Cell<ConnectionId>,
-    strangers: Cell<usize>,
+    strangers: Strangers<AbortHandle>,
 }
 
 impl Server {
@@ -115,13 +117,18 @@ impl Server {
     }
 
     /// A connection from outside, from its first byte to its last.
-    async fn accepted(self: Rc<Self>, mut stream: TcpStream) {
-        self.strangers.set(self.strangers.get() + 1);
-        let proved = handshake::accept(&mut stream, &self.secret, &self.name).await;
-        self.strangers.set(self.strangers.get() - 1);
-        let (name, buffer) = match proved {
+    async fn accepted(self: Rc<Self>, stream: TcpStream, number: u64) {
+        let peer = stream.peer_addr().ok();
+        let proved = self.prove(stream).await;
+        self.strangers.remove(number);
+        let (stream, name, buffer) = match proved {
             Ok(proved) => proved,
-            Err(error) => return tracing::warn!(%error, peer = ?stream.peer_addr().ok(), "handshake failed"),
+            Err(error) => {
+                if let Some(untold) = self.strangers.tell(Instant::now()) {
+                    tracing::warn!(%error, ?peer, untold, "handshake failed");
+                }
+                return;
+            }
         };
         let (connection, peer, reader) = self.add_peer(stream);
         self.event(Event::Opened { connection, name });
@@ -129,9 +136,15 @@ impl Server {
         self.read(connection, peer, reader, buffer).await;
     }
 
+    async fn prove(&self, stream: TcpStream) -> std::io::Result<(TcpStream, String, BytesMut)> {
+        let mut stream = yuntai_tls::accept(self.tls.as_ref(), stream).await?;
+        let (name, buffer) = handshake::accept(&mut stream, &self.secret, &self.name).await?;
+        Ok((stream, name, buffer))
+    }
+
     /// A connection that the state machine asked for.
     async fn dial(self: Rc<Self>, dial: DialId, address: String) {
-        match handshake::dial(&address, &self.secret, &self.name).await {
+        match handshake::dial(&address, self.tls.as_ref(), &self.secret, &self.name).await {
             Ok((stream, buffer)) => {
                 let (connection, peer, reader) = self.add_peer(stream);
                 self.event(Event::Dialed { dial, connection });
@@ -204,8 +217,13 @@ impl Server {
     async fn accept_all(self: Rc<Self>, listener: TcpListener) {
         loop {
             match listener.accept().await {
-                Ok(_) if self.strangers.get() >= STRANGERS_MAX => tracing::warn!("too many unproved peers"),
-                Ok((stream, _)) => drop(spawn_local(Rc::clone(&self).accepted(stream))),
+                Ok((stream, _)) => {
+                    let number = self.strangers.number();
+                    let task = spawn_local(Rc::clone(&self).accepted(stream, number));
+                    if let Some(oldest) = self.strangers.add(number, task.abort_handle()) {
+                        oldest.abort();
+                    }
+                }
                 Err(error) => {
                     tracing::warn!(%error, "accepting failed");
                     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -257,17 +275,19 @@ pub(crate) async fn serve(config: &Config, secret: Vec<u8>, replica: Replica<OsV
     let listener =
         TcpListener::bind(config.listen).await.map_err(|error| format!("listen: {}: {error}", config.listen))?;
     let listening = listener.local_addr().map_err(|error| format!("listen: {}: {error}", config.listen))?;
+    let tls = config.tls.as_ref().map(Tls::load).transpose()?;
     let (sender, mut done) = unbounded_channel();
     let jobs = Jobs::start(&sender).map_err(|error| format!("no helper threads: {error}"))?;
     let server = Rc::new(Server {
         name: format!("cs:{}", config.server),
         secret,
+        tls,
         start: Instant::now(),
         replica: RefCell::new(replica),
         peers: RefCell::default(),
         jobs,
         next_connection: Cell::new(1),
-        strangers: Cell::new(0),
+        strangers: Strangers::new(STRANGERS_MAX),
     });
     let signals = || Ok::<_, std::io::Error>((signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?));
     let (mut terminate, mut interrupt) = signals().map_err(|error| format!("signals: {error}"))?;
