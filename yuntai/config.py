@@ -30,6 +30,14 @@ class ChunkServer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     path: str
 
 
+class Tls(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Certificates in PEM, for TLS between hosts: this host's own with its key, and the cluster's authority."""
+
+    cert: str
+    key: str
+    ca: str
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a process must know before it can reach etcd; everything else it reads there."""
 
@@ -50,6 +58,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     gateway_port: int = 7200
     chunkservers: list[ChunkServer] = msgspec.field(default_factory=list)
     account: str = "1000000000000001"
+    tls: Tls | None = None
 
     def secret(self, name: str) -> bytes:
         """Return the 32 bytes of the secret ``name`` (``cluster`` or ``token``) from :attr:`secrets_dir`."""

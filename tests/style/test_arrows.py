@@ -13,13 +13,14 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "yuntai"
 
-BASE = {"config", "log", "process", "_native"}
-"""Modules that everybody may import: configuration, logging, a process's life, the native extension."""
+BASE = {"config", "log", "process", "tls", "_native"}
+"""Modules that everybody may import: configuration, logging, a process's life, certificates, the native extension."""
 
 ARROWS: dict[str, set[str]] = {
     "config": set(),
     "log": set(),
     "process": set(),
+    "tls": set(),
     "model": set(),
     "state": {"model"},
     "pangu": {"state", "model"},

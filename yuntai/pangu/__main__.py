@@ -38,9 +38,10 @@ async def serve(config: Config) -> None:
         master = Master(
             store,
             host=config.host,
-            url=f"http://{config.address}:{config.master_port}",
+            url=f"{'https' if config.tls else 'http'}://{config.address}:{config.master_port}",
             cluster_secret=config.secret("cluster"),
             token_secret=config.secret("token"),
+            files=config.tls,
         )
         async with master.listening(config.address, config.master_port):
             tasks = [asyncio.create_task(_register_own(store, config)), asyncio.create_task(master.run())]

@@ -49,10 +49,11 @@ _encode = msgspec.json.Encoder().encode
 def application(master: Master) -> web.Application:
     """Return the aiohttp application of one master."""
     app = web.Application(client_max_size=BODY_BYTES_MAX)
+    guard = http_auth.Guard(master.secret)
     for method, path, handler in (*routes(), *api_operator.routes()):
-        app.router.add_route(method, path, _endpoint(master, handler))
+        app.router.add_route(method, path, _endpoint(master, guard, handler))
     app.router.add_route("GET", "/v1/health", _health(master))
-    app.router.add_route("*", "/{rest:.*}", _endpoint(master, _nothing))
+    app.router.add_route("*", "/{rest:.*}", _endpoint(master, guard, _nothing))
     return app
 
 
@@ -82,7 +83,7 @@ def routes() -> list[tuple[str, str, Callable[[Session, web.Request, bytes], Awa
 
 
 def _endpoint(
-    master: Master, handler: Callable[[Session, web.Request, bytes], Awaitable[Any]]
+    master: Master, guard: http_auth.Guard, handler: Callable[[Session, web.Request, bytes], Awaitable[Any]]
 ) -> Callable[[web.Request], Awaitable[web.Response]]:
     """Wrap a handler: check the proof, send to the leader, turn errors into answers, log what changes things."""
 
@@ -91,7 +92,7 @@ def _endpoint(
         with structlog.contextvars.bound_contextvars(request_id=request_id[:64]):
             try:
                 body = await request.read()
-                http_auth.check(master.secret, request.method, request.path_qs, body, request.headers)
+                guard.check(request.method, request.path_qs, body, request.headers)
                 session = master.session
                 if session is None:
                     return _json(MISDIRECTED, {"leader": await master.leader()})

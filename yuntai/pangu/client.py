@@ -9,19 +9,22 @@ from __future__ import annotations
 import asyncio
 import itertools
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import aiohttp
 import msgspec
 import structlog
 
+from yuntai import tls
 from yuntai.model.cluster import ChunkServer, Volume, VolumeSource
 from yuntai.pangu import http_auth
-from yuntai.pangu.errors import ERRORS, NotFound, PanguError, Unavailable
+from yuntai.pangu.answers import Moved, convert, read
+from yuntai.pangu.errors import NotFound, PanguError, Unavailable
 from yuntai.pangu.requests import Attached, GroupTaken, Taken
 from yuntai.pangu.tree import Tree
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Sequence
     from types import TracebackType
     from typing import Self
@@ -35,7 +38,6 @@ RETRY_FOR_S = 15.0
 """Longer than an election, so that callers do not notice one."""
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MAX_S = 1.0
-MISDIRECTED = 421
 
 T = TypeVar("T")
 
@@ -43,12 +45,20 @@ T = TypeVar("T")
 class PanguClient:
     """Methods for each request. Close it at the end, or use it with ``async with``."""
 
-    def __init__(self, urls: Sequence[str], secret: bytes, *, retry_for_s: float = RETRY_FOR_S) -> None:
+    def __init__(
+        self,
+        urls: Sequence[str],
+        secret: bytes,
+        *,
+        retry_for_s: float = RETRY_FOR_S,
+        context: ssl.SSLContext | None = None,
+    ) -> None:
         if not urls:
             raise ValueError("no master's URL is given; list at least one, such as http://10.0.0.1:7300")
         self._urls = list(dict.fromkeys(url.rstrip("/") for url in urls))
         self._secret = secret
         self._retry_for_s = retry_for_s
+        self._context = context
         self._leader = self._urls[0]
         self._http: aiohttp.ClientSession | None = None
 
@@ -56,7 +66,10 @@ class PanguClient:
     def from_config(cls, config: Config) -> PanguClient:
         """Return a client of this cluster: masters run on this host and on the hosts of etcd."""
         hosts = [config.address, *(endpoint.rpartition(":")[0] for endpoint in config.etcd)]
-        return cls([f"http://{host}:{config.master_port}" for host in hosts], config.secret("cluster"))
+        context = tls.client_context(config.tls) if config.tls else None
+        scheme = "https" if context else "http"
+        urls = [f"{scheme}://{host}:{config.master_port}" for host in hosts]
+        return cls(urls, config.secret("cluster"), context=context)
 
     async def create_volume(
         self,
@@ -69,19 +82,19 @@ class PanguClient:
         """Create a volume; with an id or a token that was used before, return the volume made then."""
         body = {"size_bytes": size_bytes, "id": volume_id, "client_token": client_token}
         body["source"] = msgspec.to_builtins(source)
-        return _convert(await self.request("POST", "/v1/volumes", body), Volume)
+        return convert(await self.request("POST", "/v1/volumes", body), Volume)
 
     async def volumes(self) -> list[dict[str, Any]]:
         """Return every volume: the record's fields, and ``chunks``, ``hydrated``, ``progress`` (percent)."""
-        return _convert(await self.request("GET", "/v1/volumes"), list[dict[str, Any]])
+        return convert(await self.request("GET", "/v1/volumes"), list[dict[str, Any]])
 
     async def volume(self, volume_id: str) -> Volume:
         """Return one volume; raise :class:`NotFound`."""
-        return _convert(await self.request("GET", f"/v1/volumes/{volume_id}"), Volume)
+        return convert(await self.request("GET", f"/v1/volumes/{volume_id}"), Volume)
 
     async def show_volume(self, volume_id: str) -> dict[str, Any]:
         """Return one volume as :meth:`volumes` does, with ``stats`` of its gateway and ``placement`` per chunk."""
-        shown = _convert(await self.request("GET", f"/v1/volumes/{volume_id}"), dict[str, Any])
+        shown = convert(await self.request("GET", f"/v1/volumes/{volume_id}"), dict[str, Any])
         shown["stats"] = await self.stats(volume_id)
         shown["placement"] = await self.request("GET", f"/v1/volumes/{volume_id}/placement")
         return shown
@@ -96,7 +109,7 @@ class PanguClient:
     async def attach(self, volume_id: str, host: str, *, read_only: bool = False, node: int = -1) -> Attached:
         """Have ``host`` serve the volume (read-only also a snapshot's ``node``); whoever had it before is fenced."""
         body = {"host": host, "read_only": read_only, "node": node}
-        return _convert(await self.request("POST", f"/v1/volumes/{volume_id}/attach", body), Attached)
+        return convert(await self.request("POST", f"/v1/volumes/{volume_id}/attach", body), Attached)
 
     async def connect(self, volume_id: str, host: str, *, read_only: bool = False) -> str:
         """Attach, and return the NBD URI to use on that host."""
@@ -105,11 +118,11 @@ class PanguClient:
     async def detach(self, volume_id: str, host: str, *, force: bool = False) -> Volume:
         """Flush and let go; fine if it is not attached. ``force`` goes on without a gateway that does not answer."""
         body = {"host": host, "force": force}
-        return _convert(await self.request("POST", f"/v1/volumes/{volume_id}/detach", body), Volume)
+        return convert(await self.request("POST", f"/v1/volumes/{volume_id}/detach", body), Volume)
 
     async def resize(self, volume_id: str, size_bytes: int) -> Volume:
         """Grow a volume to ``size_bytes``, also while it is attached."""
-        return _convert(
+        return convert(
             await self.request("POST", f"/v1/volumes/{volume_id}/resize", {"size_bytes": size_bytes}), Volume
         )
 
@@ -119,7 +132,7 @@ class PanguClient:
 
     async def snapshot(self, volume_id: str, name: str = "") -> int:
         """Take a snapshot and return its node. Give a ``name`` (the snapshot's id), so that a retry finds it."""
-        return _convert(await self.request("POST", f"/v1/volumes/{volume_id}/snapshot", {"name": name}), Taken).node
+        return convert(await self.request("POST", f"/v1/volumes/{volume_id}/snapshot", {"name": name}), Taken).node
 
     async def changes(
         self, volume_id: str, node: int, *, since: int = -1, first_chunk: int = 0, chunks: int = 64
@@ -131,11 +144,11 @@ class PanguClient:
         """
         body = {"node": node, "since": since, "first_chunk": first_chunk, "chunks": chunks}
         answer = await self.request("POST", f"/v1/volumes/{volume_id}/changes", body)
-        return _convert(answer, list[tuple[int, int, bool]])
+        return convert(answer, list[tuple[int, int, bool]])
 
     async def snapshot_group(self, names: dict[str, str]) -> dict[str, int]:
         """Freeze several volumes at one moment: volume → name in, volume → node out. With the same names the same."""
-        return _convert(await self.request("POST", "/v1/snapshot-groups", {"volumes": names}), GroupTaken).nodes
+        return convert(await self.request("POST", "/v1/snapshot-groups", {"volumes": names}), GroupTaken).nodes
 
     async def delete_snapshot(self, volume_id: str, snapshot: str | int) -> None:
         """Delete a snapshot, by node or name; fine if it is gone. What clones still read stays until they have it."""
@@ -147,31 +160,31 @@ class PanguClient:
     async def rollback(self, volume_id: str, snapshot: str | int, token: str = "") -> Volume:
         """Let a volume that is not attached go on from a snapshot, by node or name; with a ``token`` only once."""
         body = {"snapshot": str(snapshot), "token": token}
-        return _convert(await self.request("POST", f"/v1/volumes/{volume_id}/rollback", body), Volume)
+        return convert(await self.request("POST", f"/v1/volumes/{volume_id}/rollback", body), Volume)
 
     async def tree(self, volume_id: str, *, fresh: bool = False) -> Tree:
         """Return the tree of a volume's snapshots, with the bytes as last counted; ``fresh`` counts them now."""
         path = f"/v1/volumes/{volume_id}/tree" + ("?fresh=yes" if fresh else "")
-        return _convert(await self.request("GET", path), Tree)
+        return convert(await self.request("GET", path), Tree)
 
     async def stats(self, volume_id: str) -> dict[str, Any]:
         """Return what the gateway says of an attached volume now; empty if it is not attached."""
-        return _convert(await self.request("GET", f"/v1/volumes/{volume_id}/stats"), dict[str, Any])
+        return convert(await self.request("GET", f"/v1/volumes/{volume_id}/stats"), dict[str, Any])
 
     async def chunkservers(self) -> list[ChunkServer]:
         """Return every chunk server with its present figures."""
-        return _convert(await self.request("GET", "/v1/chunkservers"), list[ChunkServer])
+        return convert(await self.request("GET", "/v1/chunkservers"), list[ChunkServer])
 
     async def gateways(self) -> list[dict[str, Any]]:
         """Return every gateway: ``id``, ``address``, ``nbd_dir``, ``state``, ``volumes`` (a count), ``pid``…."""
-        return _convert(await self.request("GET", "/v1/gateways"), list[dict[str, Any]])
+        return convert(await self.request("GET", "/v1/gateways"), list[dict[str, Any]])
 
     async def masters(self) -> dict[str, str]:
         """Return every known master's URL → "leader", "standby", or "down"."""
 
         async def role(url: str) -> str:
             try:
-                async with PanguClient([url], self._secret, retry_for_s=0.0) as one:
+                async with PanguClient([url], self._secret, retry_for_s=0.0, context=self._context) as one:
                     return str((await one.health())["role"])
             except PanguError:
                 return "down"
@@ -186,7 +199,7 @@ class PanguClient:
         ``salvage``.
         """
         method = "GET" if body is None else "POST"
-        return _convert(await self.request(method, f"/v1/pangu/{what}", body), dict[str, Any])
+        return convert(await self.request(method, f"/v1/pangu/{what}", body), dict[str, Any])
 
     async def remove_server(self, server_id: str) -> None:
         """Forget a chunk server that was drained; fine if it is gone."""
@@ -194,7 +207,7 @@ class PanguClient:
 
     async def health(self) -> dict[str, Any]:
         """Return the role and version of the master that is asked first."""
-        return _convert(await self.request("GET", "/v1/health"), dict[str, Any])
+        return convert(await self.request("GET", "/v1/health"), dict[str, Any])
 
     async def request(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         """Send one request to the leading master and return the JSON that it answers.
@@ -210,7 +223,7 @@ class PanguClient:
         while True:
             try:
                 return await self._once(method, path, raw)
-            except _Moved as moved:
+            except Moved as moved:
                 self._leader = moved.url
                 error: PanguError = Unavailable(f"the masters do not agree who leads ({moved.url}?); try again")
             except Unavailable as failed:
@@ -225,25 +238,32 @@ class PanguClient:
             backoff_s = min(2 * backoff_s, BACKOFF_MAX_S)
 
     async def _once(self, method: str, path: str, raw: bytes) -> Any:
-        headers = {"Content-Type": "application/json", **http_auth.sign(self._secret, method, path, raw)}
+        proof = http_auth.sign(self._secret, method, path, raw, host=urlsplit(self._leader).netloc)
+        headers = {"Content-Type": "application/json", **proof}
         request_id = structlog.contextvars.get_contextvars().get("request_id")
         if request_id:
             headers["X-Request-Id"] = str(request_id)
         try:
             async with self._session().request(
-                method, self._leader + path, data=raw, headers=headers, allow_redirects=False
+                method,
+                self._leader + path,
+                data=raw,
+                headers=headers,
+                allow_redirects=False,
+                server_hostname=tls.NAME if self._context else None,
             ) as response:
                 status, answer = response.status, await response.read()
         except (aiohttp.ClientError, TimeoutError) as error:
             raise Unavailable(
                 f"the master at {self._leader} cannot be reached: {error or 'no answer in time'}"
             ) from error
-        return _read(status, answer, self._leader)
+        return read(status, answer, self._leader)
 
     def _session(self) -> aiohttp.ClientSession:
         if self._http is None:
             timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S, sock_connect=CONNECT_TIMEOUT_S)
-            self._http = aiohttp.ClientSession(timeout=timeout, trust_env=False)
+            tcp = aiohttp.TCPConnector(ssl=self._context or True)
+            self._http = aiohttp.ClientSession(timeout=timeout, trust_env=False, connector=tcp)
         return self._http
 
     async def close(self) -> None:
@@ -259,32 +279,3 @@ class PanguClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
-
-
-class _Moved(Exception):  # noqa: N818 — an answer, not a fault
-    def __init__(self, url: str) -> None:
-        super().__init__(url)
-        self.url = url
-
-
-def _read(status: int, answer: bytes, url: str) -> Any:
-    """Return the JSON of a good answer; raise the error that another one says."""
-    try:
-        body = msgspec.json.decode(answer)
-    except msgspec.DecodeError as error:
-        raise Unavailable(f"{url} answers {status} without JSON: is that a master's address?") from error
-    if status == MISDIRECTED and isinstance(body, dict) and body.get("leader"):
-        raise _Moved(str(body["leader"]))
-    if status == 200:
-        return body
-    told = body.get("error") if isinstance(body, dict) else None
-    if not isinstance(told, dict):
-        raise PanguError(f"{url} answers {status}: {answer[:200]!r}")
-    raise ERRORS.get(str(told.get("code")), PanguError)(str(told.get("message")), told.get("details"))
-
-
-def _convert(answer: Any, kind: type[T]) -> T:
-    try:
-        return msgspec.convert(answer, kind)
-    except msgspec.ValidationError as error:
-        raise PanguError(f"the master's answer is not a {kind}: {error}; do the versions differ?") from error

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from yuntai import log
+from yuntai import log, tls
 from yuntai.pangu.api import application
 from yuntai.pangu.errors import Unavailable
 from yuntai.pangu.office import Office
@@ -19,6 +19,7 @@ from yuntai.state import StateError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from yuntai.config import Tls
     from yuntai.state import Store
 
 ELECTION = "pangu"
@@ -32,12 +33,16 @@ _log = log.get("master")
 class Master:
     """One process's master. ``url`` is where others reach it: ``http://10.78.0.1:7300``."""
 
-    def __init__(self, store: Store, *, host: str, url: str, cluster_secret: bytes, token_secret: bytes) -> None:
+    def __init__(
+        self, store: Store, *, host: str, url: str, cluster_secret: bytes, token_secret: bytes, files: Tls | None = None
+    ) -> None:
         self._store = store
         self._name = f"master:{host}"
         self._url = url
         self._signer = Signer(token_secret)
         self.secret = cluster_secret
+        self._client_context = tls.client_context(files) if files else None
+        self._server_context = tls.server_context(files) if files else None
         self.session: Session | None = None
         """The term, while this master leads."""
 
@@ -53,7 +58,9 @@ class Master:
         while True:
             try:
                 async with self._store.election(ELECTION, self._url, ttl_s=TERM_TTL_S) as term:
-                    office = Office(self._store, term.guard, self._name, self.secret, self._signer)
+                    office = Office(
+                        self._store, term.guard, self._name, self.secret, self._signer, self._client_context
+                    )
                     await self._lead(office, term.lost)
             except StateError as error:
                 _log.warning("cannot stand for election now", error=str(error))
@@ -83,7 +90,7 @@ class Master:
         runner = web.AppRunner(application(self), access_log=None)
         await runner.setup()
         try:
-            site = web.TCPSite(runner, address, port, reuse_address=True)
+            site = web.TCPSite(runner, address, port, reuse_address=True, ssl_context=self._server_context)
             await site.start()
             yield runner.addresses[0][1]
         finally:

@@ -15,6 +15,7 @@ from yuntai.state import NotFound as NoRecord
 from yuntai.state import StateError, Unchanged, Versioned
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import AsyncIterator, Callable, Iterable
 
     from yuntai.model.base import Record
@@ -34,6 +35,7 @@ class Office:
     name: str  # "master:h1", as peers see it
     cluster_secret: bytes
     signer: Signer
+    tls: ssl.SSLContext | None = None
     lineage: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held where a source is chosen or a volume dies, so that no clone is made of what is being deleted."""
     together: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -75,7 +77,7 @@ class Office:
 
         An event from a process that is taken for another host's, or a status for another disk's, would be believed.
         """
-        channel = await wire.connect(address, self.cluster_secret, self.name, DIAL_TIMEOUT_S)
+        channel = await wire.connect(address, self.cluster_secret, self.name, DIAL_TIMEOUT_S, context=self.tls)
         if channel.peer["server"] != expected:
             await channel.close()
             raise wire.WireError(f"{address} is {channel.peer['server']}, but {expected} is registered there")

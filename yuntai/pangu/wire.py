@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
-from yuntai import _native
+from yuntai import _native, tls
 
 HEADER_BYTES = 64
 CONNECT_TIMEOUT_S = 5.0
@@ -214,15 +215,23 @@ class Channel:
         self._events.put_nowait(None)
 
 
-async def connect(address: str, secret: bytes, name: str, timeout_s: float = CONNECT_TIMEOUT_S) -> Channel:
-    """Connect to ``host:port`` and shake hands as ``name`` ("master:h1", "operator").
+async def connect(
+    address: str,
+    secret: bytes,
+    name: str,
+    timeout_s: float = CONNECT_TIMEOUT_S,
+    *,
+    context: ssl.SSLContext | None = None,
+) -> Channel:
+    """Connect to ``host:port``, with TLS where a ``context`` is given, and shake hands as ``name`` ("operator").
 
     Raises :class:`WireError` if the peer cannot be reached in ``timeout_s`` or does not know the cluster secret.
     """
     host, _, port = address.rpartition(":")
     try:
         async with asyncio.timeout(timeout_s):
-            reader, writer = await asyncio.open_connection(host, int(port))
+            secured: dict[str, Any] = {"ssl": context, "server_hostname": tls.NAME} if context else {}
+            reader, writer = await asyncio.open_connection(host, int(port), **secured)
             try:
                 peer = await handshake_as_client(reader, writer, secret, name)
             except BaseException:
