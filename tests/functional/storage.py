@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import secrets
 import signal
 import subprocess
@@ -15,12 +16,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from tests.etcd_process import free_port
 from yuntai import _native
+from yuntai.config import Tls
 from yuntai.pangu.wire import Channel, WireError, connect
+from yuntai.tls import client_context
 
 ROOT = Path(__file__).resolve().parents[2]
-PROGRAMS = ROOT / "target" / "release"
+PROGRAMS = Path(os.environ.get("YUNTAI_PROGRAMS") or ROOT / "target" / "release")
 CHUNKSERVER = PROGRAMS / "yuntai-chunkserver"
 GATEWAY = PROGRAMS / "yuntai-gateway"
 MIB = 1 << 20
@@ -63,6 +68,8 @@ class Storage:
         self.gateway_settings = gateway
         self.secret = secrets.token_bytes(32)
         self.token_secret = secrets.token_bytes(32)
+        self.tls: Tls | None = None
+        """Set before the start: every connection between processes is encrypted."""
         self.volumes: dict[int, Volume] = {}
         self.channel: Channel
         self._events: asyncio.Task[None] | None = None
@@ -101,6 +108,8 @@ class Storage:
         await self.dial()
 
     def _start(self, name: str, program: Path, config: dict[str, Any]) -> None:
+        if self.tls is not None:
+            config = {**config, "tls": msgspec.to_builtins(self.tls)}
         path = self.folder / f"{name}.json"
         path.write_text(json.dumps(config))
         with (self.folder / f"{name}.log").open("ab") as out:
@@ -145,7 +154,8 @@ class Storage:
         deadline = time.monotonic() + 10
         while True:
             try:
-                self.channel = await connect(f"127.0.0.1:{self.gateway_port}", self.secret, name)
+                context = client_context(self.tls) if self.tls else None
+                self.channel = await connect(f"127.0.0.1:{self.gateway_port}", self.secret, name, context=context)
                 break
             except WireError:
                 if time.monotonic() > deadline:
