@@ -176,6 +176,32 @@ async def test_rolled_back_to_before_it_was_loaded(cluster: PanguCluster) -> Non
     await clone.check()
 
 
+async def test_a_sweep_survives_its_master_and_its_servers(cluster: PanguCluster) -> None:
+    """Killed in the middle, all of them: what is left to free is freed, and nothing else."""
+    disk = await _known(cluster, 9)
+    for step in range(10):
+        await disk.write(60)
+        await disk.take(f"s-{step}")
+    for node in sorted(disk.snapshots)[::2]:
+        await disk.drop(node)
+    await disk.attach()
+    leader = await cluster.leading()
+    for second in range(12):
+        await disk.write(5)
+        await asyncio.sleep(1.0)
+        if second == 8:
+            cluster.kill(f"master-{leader}")
+            cluster.start_master(leader)
+        if second >= 9:
+            cluster.kill(f"cs-{second - 8}")
+            cluster.start_chunkserver(second - 8)
+            await disk.write(1)
+    await _swept(cluster, disk.volume)
+    await disk.check()
+    tree = await disk.check_bytes()
+    assert (tree.used_bytes, tree.garbage_bytes) == (disk.held_bytes(), 0)
+
+
 async def test_resized_with_snapshots(cluster: PanguCluster) -> None:
     client = cluster.client
     disk = await _known(cluster, 7, 80 * MIB)
