@@ -73,7 +73,12 @@ pub struct VersionsReply {
     pub position: Position,
     /// (layer, block, entry), in order of layer and block.
     pub entries: Vec<(LayerId, u16, BlockEntry)>,
+    /// Blocks whose entries the source has lost: whatever the asker has there stays.
+    pub lost: Vec<(LayerId, u16)>,
 }
+
+/// Bytes of a lost block's name.
+const LOST_BYTES: usize = 8;
 
 /// A body that cannot be read.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -81,10 +86,12 @@ pub struct VersionsReply {
 pub struct Malformed(pub &'static str);
 
 impl VersionsReply {
-    /// Encode: generation u64, sequence u64, count u32, then per entry layer u32, block u16, 2 zero bytes, entry.
+    /// Encode: generation u64, sequence u64, count u32, then per entry layer u32, block u16, 2 zero bytes, entry; then
+    /// per lost block layer u32, block u16, 2 zero bytes.
     #[must_use]
     pub fn encode(&self) -> Bytes {
-        let mut out = BytesMut::with_capacity(20 + self.entries.len() * (8 + ENTRY_BYTES));
+        let len = 20 + self.entries.len() * (8 + ENTRY_BYTES) + self.lost.len() * LOST_BYTES;
+        let mut out = BytesMut::with_capacity(len);
         out.put_u64_le(self.position.generation);
         out.put_u64_le(self.position.sequence);
         out.put_u32_le(u32::try_from(self.entries.len()).expect("a chunk has few entries"));
@@ -93,6 +100,11 @@ impl VersionsReply {
             out.put_u16_le(*block);
             out.put_u16_le(0);
             out.put_slice(&entry.encode());
+        }
+        for (layer, block) in &self.lost {
+            out.put_u32_le(*layer);
+            out.put_u16_le(*block);
+            out.put_u16_le(0);
         }
         out.freeze()
     }
@@ -107,9 +119,8 @@ impl VersionsReply {
         }
         let position = Position { generation: body.get_u64_le(), sequence: body.get_u64_le() };
         let count = body.get_u32_le() as usize;
-        if body.len() != count * (8 + ENTRY_BYTES) {
-            return Err(Malformed("versions: length does not match the count"));
-        }
+        let lost = body.len().checked_sub(count * (8 + ENTRY_BYTES)).filter(|rest| rest % LOST_BYTES == 0);
+        let lost = lost.ok_or(Malformed("versions: length does not match the count"))? / LOST_BYTES;
         let mut entries = Vec::with_capacity(count);
         for _ in 0..count {
             let layer = body.get_u32_le();
@@ -119,7 +130,9 @@ impl VersionsReply {
             let entry = BlockEntry::decode(&raw).ok_or(Malformed("versions: unknown block state"))?;
             entries.push((layer, block, entry));
         }
-        Ok(Self { position, entries })
+        let mut next = || (body.get_u32_le(), body.get_u16_le(), body.get_u16_le());
+        let lost = (0..lost).map(|_| next()).map(|(layer, block, _)| (layer, block)).collect();
+        Ok(Self { position, entries, lost })
     }
 }
 

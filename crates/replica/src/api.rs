@@ -10,6 +10,8 @@ use yuntai_proto::{Frame, ServerId};
 use yuntai_store::vfs::Vfs;
 use yuntai_store::{CheckpointJob, SyncTicket};
 
+use crate::work::WorkJob;
+
 /// One connection, in or out. The shell never uses a number twice.
 pub type ConnectionId = u64;
 /// One attempt to reach a peer.
@@ -120,6 +122,13 @@ pub enum Event<V: Vfs> {
         /// How it went.
         result: io::Result<()>,
     },
+    /// The job of [`Action::Work`] has been stepped to its end, or to its first error.
+    Worked {
+        /// The job.
+        job: Box<WorkJob<V>>,
+        /// How it went.
+        result: io::Result<()>,
+    },
     /// Time has passed: at least every 50 ms.
     Tick,
 }
@@ -145,6 +154,9 @@ pub enum Action<V: Vfs> {
     /// Step the job until it says that it is done, on another thread if there is one; then [`Event::Checkpointed`]. At
     /// most one is on its way, beside at most one sync.
     Checkpoint(Box<CheckpointJob<V>>),
+    /// Step the job until it says that it is done, on another thread if there is one; then [`Event::Worked`]. At most
+    /// one that is urgent and one that is not are on their way, beside syncs and checkpoints.
+    Work(Box<WorkJob<V>>),
     /// Connect to a chunk server and do the client's handshake as "cs:<own number>"; then [`Event::Dialed`] or
     /// [`Event::DialFailed`].
     Dial {

@@ -3,24 +3,31 @@
 use serde_json::{json, Value};
 use yuntai_proto::control::{ServerRequest, ServerStatus};
 use yuntai_proto::data::Refusal;
-use yuntai_proto::handshake::{json_body, json_frame};
-use yuntai_proto::{Frame, Header, Kind};
+use yuntai_proto::handshake::json_body;
+use yuntai_proto::Frame;
 use yuntai_store::vfs::Vfs;
 
 use crate::claims::invalid;
 use crate::replica::{Asked, Replica};
 
+/// Most replicas with damage that are named.
+const DAMAGED_MAX: usize = 1000;
+
 impl<V: Vfs> Replica<V> {
     pub(crate) fn on_control(&mut self, asked: &Asked, frame: &Frame) -> Result<(), Refusal> {
-        let answer = match json_body(frame) {
-            Ok(request) => match self.control(request) {
-                Ok(answer) => json!({ "ok": answer }),
-                Err(refusal) => json!({ "error": refusal.to_string() }),
-            },
-            Err(error) => json!({ "error": error.to_string() }),
+        let request = json_body(frame).map_err(|error| invalid(error.to_string()));
+        let answer = match request {
+            // Answered when it is known.
+            Ok(ServerRequest::Changes { volume, parents, since, node, chunks }) => {
+                match self.changes(asked, volume, &parents, (since, node), &chunks) {
+                    Ok(()) => return Ok(()),
+                    Err(refusal) => Err(refusal),
+                }
+            }
+            Ok(request) => self.control(request),
+            Err(refusal) => Err(refusal),
         };
-        let header = Header { kind: Kind::ControlReply, ..asked.header };
-        self.send(asked.connection, json_frame(header, &answer));
+        self.answer(asked, answer);
         Ok(())
     }
 
@@ -32,7 +39,14 @@ impl<V: Vfs> Replica<V> {
             ServerRequest::Volumes {} => Ok(json!(self.store.volumes())),
             ServerRequest::Inventory { volume } => Ok(json!(self.store.chunk_states(volume))),
             ServerRequest::DropChunks { volume, term, chunks } => self.drop_chunks(volume, term, &chunks),
-            other => Err(invalid(format!("this version cannot do it yet: {other:?}"))),
+            ServerRequest::Sweep { volume, term, parents, live } => self.sweep(volume, term, &parents, &live),
+            ServerRequest::Account { volume, parents, live, chunks } => self.account(volume, &parents, &live, chunks),
+            ServerRequest::Scrub {} => {
+                self.scrub_now();
+                Ok(json!(true))
+            }
+            ServerRequest::Tune { tunables } => self.tune(&tunables).map(|()| json!(true)),
+            ServerRequest::Changes { .. } => Err(invalid("changes: answered elsewhere".into())),
         }
     }
 
@@ -55,7 +69,9 @@ impl<V: Vfs> Replica<V> {
             store: self.store.name(),
             admitted: self.store.admitted(),
             lost_durable: self.store.lost_durable(),
-            ..ServerStatus::default()
+            workers: self.workers(),
+            damaged: self.store.damaged(DAMAGED_MAX),
+            scrubbed_at_s: self.store.scrub_mark().ended_s,
         }
     }
 }

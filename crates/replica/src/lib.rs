@@ -7,13 +7,19 @@
 pub mod api;
 mod claims;
 mod control;
+mod looking;
+mod pace;
 mod pull;
 mod replica;
+mod scrubbing;
 mod serve;
+mod sweeping;
 mod tend;
+mod work;
 
 pub use api::{Action, Config, ConnectionId, DialId, Event, Now};
 pub use replica::Replica;
+pub use work::WorkJob;
 
 #[cfg(test)]
 mod tests;

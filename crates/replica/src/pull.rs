@@ -6,7 +6,7 @@ use bytes::Bytes;
 use yuntai_proto::data::{Claim, Pull, Refusal, VersionsReply, VersionsRequest};
 use yuntai_proto::frame::FLAG_MORE;
 use yuntai_proto::handshake::{json_body, json_frame};
-use yuntai_proto::{ChunkIndex, Frame, Header, Kind, LayerId, Position, VolumeId};
+use yuntai_proto::{ChunkIndex, Frame, Header, Kind, LayerId, Position, VolumeId, BLOCK_BYTES};
 use yuntai_store::vfs::Vfs;
 use yuntai_store::{PullRun, ReadBlocks};
 
@@ -39,10 +39,19 @@ pub(crate) struct PullJob {
     /// Asked for, in order: the answers come in order.
     asked_for: VecDeque<PullRun>,
     /// Answers that wait for room in the journal.
-    held: VecDeque<ReadBlocks>,
+    held: VecDeque<Answer>,
+    /// The first block that the source cannot give. All others are fetched all the same: the next source has less to do.
+    damaged: Option<u16>,
     began_us: u64,
     heard_us: u64,
-    bytes: u64,
+    pub(crate) bytes: u64,
+}
+
+/// The source's answer to what was asked.
+enum Answer {
+    Blocks(ReadBlocks),
+    /// This block is damaged there; of the others it says nothing.
+    Damaged(u16),
 }
 
 impl PullJob {
@@ -55,6 +64,19 @@ impl PullJob {
         let limit = self.request.bytes_per_s_max;
         let elapsed_us = now.us.saturating_sub(self.began_us);
         limit == 0 || u128::from(self.bytes) * 1_000_000 <= u128::from(limit) * u128::from(elapsed_us)
+    }
+
+    /// The source cannot give one block of a run: ask for what is before and behind it. `None` if it is not of the run.
+    fn leave_out(&mut self, run: PullRun, block: u16) -> Option<()> {
+        let at = block.checked_sub(run.block).map(usize::from).filter(|at| *at < run.entries.len())?;
+        let (before, behind) = (run.entries[..at].to_vec(), run.entries[at + 1..].to_vec());
+        for (first, entries) in [(block + 1, behind), (run.block, before)] {
+            if !entries.is_empty() {
+                self.runs.push_front(PullRun { layer: run.layer, block: first, entries });
+            }
+        }
+        self.damaged = self.damaged.or(Some(block));
+        Some(())
     }
 
     fn header(&self, kind: Kind) -> Header {
@@ -120,6 +142,7 @@ impl<V: Vfs> Replica<V> {
             runs: VecDeque::new(),
             asked_for: VecDeque::new(),
             held: VecDeque::new(),
+            damaged: None,
             began_us: now.us,
             heard_us: now.us,
             bytes: 0,
@@ -162,9 +185,17 @@ impl<V: Vfs> Replica<V> {
                 self.on_versions_reply(dial, first, frame)
             }
             (Kind::ReadReply, Stage::Fetching(_)) => {
-                job.held.push_back(ReadBlocks { body: frame.body.clone(), data: frame.data.clone() });
+                let blocks = ReadBlocks { body: frame.body.clone(), data: frame.data.clone() };
+                job.held.push_back(Answer::Blocks(blocks));
                 Ok(())
             }
+            (Kind::Error, Stage::Fetching(_)) => match source_refused(frame) {
+                Refusal::SourceDamaged { block, .. } => {
+                    job.held.push_back(Answer::Damaged(block));
+                    Ok(())
+                }
+                refusal => Err(refusal),
+            },
             (Kind::Error, _) => Err(source_refused(frame)),
             (other, _) => Err(Refusal::Io { message: format!("the source answered with {other:?}") }),
         };
@@ -196,11 +227,12 @@ impl<V: Vfs> Replica<V> {
         }
         let last = next.map_or(LayerId::MAX, |next| next - 1);
         self.commit();
-        let plan = self.store.compare(volume, chunk, (first, last), &reply.entries);
+        let plan = self.store.compare(volume, chunk, (first, last), &reply.entries, &reply.lost);
         self.try_commit()?;
         let plan = plan?;
         if let Some(job) = self.pulls.get_mut(&dial) {
             job.runs = plan.runs.into();
+            job.damaged = job.damaged.or(reply.lost.first().map(|(_, block)| *block));
             job.stage = Stage::Fetching(next);
         }
         Ok(())
@@ -210,21 +242,29 @@ impl<V: Vfs> Replica<V> {
     pub(crate) fn go_on_pulling(&mut self, now: Now) {
         let dials: Vec<DialId> = self.pulls.keys().copied().collect();
         for dial in dials {
-            if let Err(refusal) = self.put_held(dial) {
+            if let Err(refusal) = self.put_held(dial, now) {
                 self.pull_failed(dial, &refusal);
             }
             self.ask_for_runs(dial, now);
         }
     }
 
-    fn put_held(&mut self, dial: DialId) -> Result<(), Refusal> {
+    fn put_held(&mut self, dial: DialId, now: Now) -> Result<(), Refusal> {
         while !self.store.journal_full() {
             let Some(job) = self.pulls.get_mut(&dial) else { return Ok(()) };
-            let Some(blocks) = job.held.pop_front() else { return Ok(()) };
+            let Some(answer) = job.held.pop_front() else { return Ok(()) };
             let odd = || Refusal::Io { message: "the source answered what was not asked".into() };
             let run = job.asked_for.pop_front().ok_or_else(odd)?;
             let Header { volume, chunk, .. } = job.asked.header;
+            let blocks = match answer {
+                Answer::Blocks(blocks) => blocks,
+                Answer::Damaged(block) => {
+                    job.leave_out(run, block).ok_or_else(odd)?;
+                    continue;
+                }
+            };
             job.bytes += blocks.data.len() as u64;
+            self.work.pull_meter.add(now.us, blocks.data.len() as u64);
             self.store.put_pulled(volume, chunk, &run, &blocks)?;
             self.store.commit()?;
         }
@@ -236,9 +276,10 @@ impl<V: Vfs> Replica<V> {
         let (Stage::Fetching(next), Some(connection)) = (&job.stage, job.connection) else { return };
         let next = *next;
         let mut frames = Vec::new();
-        while job.asked_for.len() < WINDOW && job.within_rate(now) {
+        while job.asked_for.len() < WINDOW && job.within_rate(now) && self.work.pull_pace.may(now.us) {
             let Some(run) = job.runs.pop_front() else { break };
             let blocks = u16::try_from(run.entries.len()).expect("a run is short");
+            self.work.pull_pace.spend(now.us, u64::from(blocks) * BLOCK_BYTES as u64, 1);
             let header = Header { layer: run.layer, block: run.block, blocks, ..job.header(Kind::ReadLayer) };
             frames.push(Frame::new(header, Bytes::new(), Bytes::new()));
             job.asked_for.push_back(run);
@@ -259,7 +300,10 @@ impl<V: Vfs> Replica<V> {
         if let Some(connection) = job.connection {
             self.act(Action::Close { connection, reason: "the pull is done".into() });
         }
-        self.ack(&job.asked);
+        match job.damaged {
+            None => self.ack(&job.asked),
+            Some(block) => self.refuse(&job.asked, &Refusal::SourceDamaged { chunk, block }),
+        }
     }
 
     pub(crate) fn pull_failed(&mut self, dial: DialId, refusal: &Refusal) {

@@ -14,6 +14,7 @@ use yuntai_store::{CheckpointJob, Store, SyncTicket};
 use crate::api::{Action, Config, ConnectionId, DialId, Event, Now};
 use crate::claims::Claim;
 use crate::pull::PullJob;
+use crate::work::Work;
 
 /// Wait after a failed checkpoint before the next.
 const CHECKPOINT_RETRY_US: u64 = 1_000_000;
@@ -62,6 +63,7 @@ pub struct Replica<V: Vfs> {
     checkpoint_not_before_us: u64,
     checkpoint_due_us: u64,
     space_due_us: u64,
+    pub(crate) work: Work,
 }
 
 impl<V: Vfs> Replica<V> {
@@ -85,6 +87,7 @@ impl<V: Vfs> Replica<V> {
             checkpoint_not_before_us: 0,
             checkpoint_due_us,
             space_due_us: now.us,
+            work: Work::new(now),
         }
     }
 
@@ -109,6 +112,7 @@ impl<V: Vfs> Replica<V> {
             Event::DialFailed { dial, reason } => self.pull_failed(dial, &Refusal::Busy { message: reason }),
             Event::Synced { ticket, result } => self.synced(&ticket, result),
             Event::Checkpointed { job, result } => self.checkpointed(*job, result, now),
+            Event::Worked { job, result } => self.worked(*job, result, now),
             Event::Tick => self.tick(now),
         }
     }
@@ -121,6 +125,7 @@ impl<V: Vfs> Replica<V> {
         self.serve_reads();
         self.serve_versions(now);
         self.go_on_pulling(now);
+        self.go_on_working(now);
         self.begin_sync();
         self.begin_checkpoint(now);
         std::mem::take(&mut self.actions)
@@ -166,6 +171,7 @@ impl<V: Vfs> Replica<V> {
         self.waiting_sync.retain(|(_, of, _)| *of != connection);
         self.waiting_versions.retain(|waiting| waiting.asked.connection != connection);
         self.reads.retain(|asked| asked.connection != connection);
+        self.forget_looks_of(connection);
         self.pulls_of_closed(connection);
     }
 
@@ -174,6 +180,7 @@ impl<V: Vfs> Replica<V> {
             return self.pull_frame(connection, &frame, now);
         }
         let Some(peer) = self.connections.get_mut(&connection) else { return };
+        self.work.request();
         let in_order =
             matches!(frame.header.kind, Kind::Write | Kind::Zero | Kind::Fill | Kind::BeginRebuild | Kind::EndRebuild);
         if in_order && (!self.waiting.is_empty() || self.store.journal_full()) {
@@ -287,7 +294,10 @@ impl<V: Vfs> Replica<V> {
     fn checkpointed(&mut self, job: CheckpointJob<V>, result: io::Result<()>, now: Now) {
         match result {
             Ok(()) => {
+                let before = self.store.journal_bytes();
                 self.store.end_checkpoint(job);
+                let freed = before.saturating_sub(self.store.journal_bytes());
+                self.work.checkpoint_meter.add(now.us, freed);
                 self.answer_synced();
             }
             Err(error) if job.failed_in_journal() => {
@@ -309,6 +319,7 @@ impl<V: Vfs> Replica<V> {
             }
         }
         self.time_out_pulls(now);
+        self.tick_work(now);
     }
 }
 

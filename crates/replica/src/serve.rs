@@ -78,10 +78,16 @@ impl<V: Vfs> Replica<V> {
     /// The turn's reads, after its commit.
     pub(crate) fn serve_reads(&mut self) {
         for asked in std::mem::take(&mut self.reads) {
-            match self.read(&asked) {
-                Ok(frame) => self.send(asked.connection, frame),
-                Err(refusal) => self.refuse(&asked, &refusal),
+            if !self.waits_for_map(&asked) {
+                self.serve_read(&asked);
             }
+        }
+    }
+
+    pub(crate) fn serve_read(&mut self, asked: &Asked) {
+        match self.read(asked) {
+            Ok(frame) => self.send(asked.connection, frame),
+            Err(refusal) => self.refuse(asked, &refusal),
         }
     }
 

@@ -30,6 +30,7 @@ impl<V: Vfs> Replica<V> {
         self.cancel_pulls_of_volume(volume);
         self.store.delete_volume(volume)?;
         self.revoke_all(volume);
+        self.forget_questions(volume);
         tracing::info!(volume = format!("{volume:016x}"), "volume deleted");
         Ok(json!(true))
     }

@@ -16,6 +16,7 @@ mod claims;
 mod pulls;
 mod serving;
 mod tending;
+mod working;
 
 const SECRET: &[u8] = &[5; 32];
 const VOLUME: u64 = 0x77;
@@ -109,6 +110,16 @@ impl Server {
                     }
                 };
                 self.replica.apply(Event::Checkpointed { job, result }, now);
+            }
+            Action::Work(mut job) => {
+                let result = loop {
+                    match job.step() {
+                        Ok(true) => break Ok(()),
+                        Ok(false) => {}
+                        Err(error) => break Err(error),
+                    }
+                };
+                self.replica.apply(Event::Worked { job, result }, now);
             }
             _ => panic!("not a job"),
         }

@@ -325,7 +325,10 @@ fn the_clouds_own_file_starts_it_too() {
     std::fs::write(&path, config.to_string()).unwrap();
     let server = Server::start(&[Path::new("--config"), &path, Path::new("--id"), Path::new("4")]);
     let mut link = Link::open(&server.listen, &CLUSTER).unwrap();
-    // A master's first words to a new server.
+    // The cloud's servers wait for a master's word.
+    let claim = Claim { token: token(Rights::Write, 1), session: 1, parents: vec![0, 0] };
+    link.send(&json_frame(header(Kind::Claim, 1), &claim));
+    assert_eq!(link.receive().unwrap().header.kind, Kind::Error);
     let status: serde_json::Value =
         json_body(&link.ask(&json_frame(header(Kind::Control, 0), &serde_json::json!({"op": "status"})))).unwrap();
     let admit = serde_json::json!({"op": "admit", "store": status["ok"]["store"]});

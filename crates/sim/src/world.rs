@@ -7,7 +7,7 @@ use rand::{Rng, SeedableRng};
 use yuntai_proto::control::{EventAnswer, GatewayEvent};
 use yuntai_proto::data::Refusal;
 use yuntai_proto::{Frame, Kind, ServerId, VolumeId};
-use yuntai_replica::{Action as ServerAction, DialId, Event as ServerEvent};
+use yuntai_replica::{Action as ServerAction, DialId, Event as ServerEvent, WorkJob};
 use yuntai_store::vfs::memory::MemVfs;
 use yuntai_store::{CheckpointJob, SyncTicket};
 use yuntai_volume::{Action, CloseReason, Event, LinkId};
@@ -43,6 +43,8 @@ pub enum Job {
     Synced(ServerId, u64, SyncTicket<MemVfs>),
     /// A checkpoint does its next step.
     Checkpoint(ServerId, u64, Box<CheckpointJob<MemVfs>>),
+    /// A server's background job goes on.
+    Work(ServerId, u64, Box<WorkJob<MemVfs>>),
     /// A gateway's event reaches the master.
     Raised(usize, u64, GatewayEvent),
     /// The master's answer reaches the gateway.
@@ -191,6 +193,7 @@ impl World {
             }
             Job::Synced(id, incarnation, ticket) => self.synced(id, incarnation, ticket),
             Job::Checkpoint(id, incarnation, job) => self.checkpoint(id, incarnation, job),
+            Job::Work(id, incarnation, job) => self.work(id, incarnation, job),
             Job::Raised(index, event, body) => self.raised(index, event, body),
             Job::Answered(index, event, answer) => self.answered(index, event, answer),
             Job::Barrier(index, request) => self.gateway_event(index, Event::Control { id: 1, request }),
@@ -382,6 +385,10 @@ impl World {
                     let delay = self.rng.gen_range(50..1_000);
                     self.after(delay, Job::Checkpoint(id, incarnation, job));
                 }
+                ServerAction::Work(job) => {
+                    let delay = self.rng.gen_range(50..2_000);
+                    self.after(delay, Job::Work(id, incarnation, job));
+                }
                 ServerAction::Dial { dial, address } => {
                     let peer: ServerId = address.trim_start_matches("sim:").parse().expect("addresses of this world");
                     let conn = self.net.connect(Node::Server(id), Node::Server(peer));
@@ -411,6 +418,26 @@ impl World {
         }
         let result = ticket.run();
         self.server_event(id, ServerEvent::Synced { ticket, result });
+    }
+
+    fn work(&mut self, id: ServerId, incarnation: u64, mut job: Box<WorkJob<MemVfs>>) {
+        if !self.is_current(id, incarnation) {
+            return;
+        }
+        if self.net.is_frozen(Node::Server(id)) {
+            self.after(RETRY_US, Job::Work(id, incarnation, job));
+            return;
+        }
+        match job.step() {
+            Ok(false) => {
+                let delay = self.rng.gen_range(20..500);
+                self.after(delay, Job::Work(id, incarnation, job));
+            }
+            result => {
+                let result = result.map(|_| ());
+                self.server_event(id, ServerEvent::Worked { job, result });
+            }
+        }
     }
 
     fn checkpoint(&mut self, id: ServerId, incarnation: u64, mut job: Box<CheckpointJob<MemVfs>>) {

@@ -25,6 +25,7 @@ pub(crate) fn apply(
         Kind::Begin => {
             chunk.position = header.position;
             chunk.rebuilding = true;
+            chunk.rebuilds += 1;
             let session = Session { begin: header.position, ..Default::default() };
             chunk.session = Some(Box::new(session));
             return;
@@ -46,7 +47,9 @@ pub(crate) fn apply(
     let mut put = |block: u16, run: Run| {
         let key = LayerKey { volume: header.volume, chunk: header.chunk, layer: header.layer };
         note(chunk, owners, &key, header.kind, block, &run);
-        chunk.layer_mut(header.layer).overlay.insert(block, run);
+        let layer = chunk.layer_mut(header.layer);
+        layer.emptied &= matches!(run.source, Source::Absent);
+        layer.overlay.insert(block, run);
     };
     if header.kind == Kind::Write {
         let crcs = match header.blocks {
@@ -65,7 +68,24 @@ pub(crate) fn apply(
         put(header.block, Run { blocks: header.blocks, lsn, position, source: Source::Zero });
         return;
     }
+    // Blocks that go away come in long runs.
+    let mut gone: Option<(u16, u16)> = None;
+    let absent = |blocks| Run { blocks, lsn: header.lsn, position: Default::default(), source: Source::Absent };
     record::changes(header, body, &mut |change| {
+        match &mut gone {
+            Some((first, blocks)) if change.entry.state == BlockState::Absent && *first + *blocks == change.block => {
+                *blocks += 1;
+                return;
+            }
+            _ => {}
+        }
+        if let Some((first, blocks)) = gone.take() {
+            put(first, absent(blocks));
+        }
+        if change.entry.state == BlockState::Absent {
+            gone = Some((change.block, 1));
+            return;
+        }
         let source = match change.entry.state {
             BlockState::Absent => Source::Absent,
             BlockState::Zero => Source::Zero,
@@ -81,12 +101,18 @@ pub(crate) fn apply(
         };
         put(change.block, Run { blocks: 1, lsn: header.lsn, position: change.entry.position, source });
     });
+    if let Some((first, blocks)) = gone {
+        put(first, absent(blocks));
+    }
 }
 
 /// What else must know that blocks changed.
 fn note(chunk: &mut Chunk, owners: &mut OwnerCache, key: &LayerKey, kind: Kind, block: u16, run: &Run) {
     if matches!(run.source, Source::Absent) {
-        owners.drop_chunk(key.volume, key.chunk);
+        // A sweep takes out what no live layer shows: its maps stay right.
+        if chunk.rebuilding {
+            owners.drop_chunk(key.volume, key.chunk);
+        }
     } else {
         owners.note(key, block, run.blocks);
     }

@@ -90,6 +90,7 @@ impl<V: Vfs> Store<V> {
             // Segments before the current one can be freed all the same.
             tracing::warn!(%error, "no new journal segment for the checkpoint");
         }
+        self.forget_emptied();
         let mut todo = VecDeque::new();
         let mut rows = Vec::with_capacity(self.chunks.len());
         for ((volume, index), chunk) in &mut self.chunks {
@@ -148,6 +149,7 @@ impl<V: Vfs> Store<V> {
             layer.on_disk = true;
             layer.has_files = true;
             layer.allocated_bytes = *allocated_bytes;
+            self.emptied |= layer.emptied && layer.overlay.is_empty();
         }
         for (key, block) in &job.lost {
             self.mark_damaged(*key, *block);

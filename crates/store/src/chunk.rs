@@ -10,7 +10,7 @@ use crate::overlay::Overlay;
 use crate::read::CHUNK_BLOCKS_U16;
 
 /// One bit per block of a chunk.
-#[derive(Clone)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Bits(Box<[u64; CHUNK_BLOCKS / 64]>);
 
 impl Default for Bits {
@@ -30,6 +30,41 @@ impl Bits {
 
     pub(crate) fn clear(&mut self, block: u16) {
         self.0[block as usize / 64] &= !(1 << (block % 64));
+    }
+
+    /// How many are set.
+    pub(crate) fn count(&self) -> u32 {
+        self.0.iter().map(|word| word.count_ones()).sum()
+    }
+
+    /// Word by word, `change` of the own and the other's.
+    pub(crate) fn combine(&mut self, other: &Self, change: impl Fn(u64, u64) -> u64) {
+        self.0.iter_mut().zip(other.0.iter()).for_each(|(word, other)| *word = change(*word, *other));
+    }
+
+    /// The blocks that are set, in order.
+    pub(crate) fn blocks(&self) -> impl Iterator<Item = u16> + '_ {
+        self.0.iter().zip((0u16..).step_by(64)).flat_map(|(word, first)| {
+            let mut rest = *word;
+            std::iter::from_fn(move || {
+                #[allow(clippy::cast_possible_truncation, reason = "below 64")]
+                let at = (rest != 0).then(|| rest.trailing_zeros() as u16)?;
+                rest &= rest - 1;
+                Some(first + at)
+            })
+        })
+    }
+
+    /// Runs of blocks that are set: (first, how many).
+    pub(crate) fn runs(&self) -> Vec<(u16, u16)> {
+        let mut runs: Vec<(u16, u16)> = Vec::new();
+        for block in self.blocks() {
+            match runs.last_mut() {
+                Some((first, blocks)) if *first + *blocks == block => *blocks += 1,
+                _ => runs.push((block, 1)),
+            }
+        }
+        runs
     }
 }
 
@@ -99,6 +134,8 @@ pub(crate) struct Layer {
     pub(crate) placed: Option<Box<Placed>>,
     /// Written in place, and being taken up by the checkpoint that is running.
     pub(crate) placed_before: Option<Arc<Placed>>,
+    /// A sweep took out everything, and nothing was put since: the files go once the journal is empty of it.
+    pub(crate) emptied: bool,
     /// What the files take.
     pub(crate) allocated_bytes: u64,
 }
@@ -112,6 +149,7 @@ impl Layer {
             has_files: false,
             placed: None,
             placed_before: None,
+            emptied: false,
             allocated_bytes: 0,
         }
     }
@@ -147,6 +185,8 @@ pub(crate) struct Chunk {
     /// In order of their numbers.
     pub(crate) layers: Vec<Layer>,
     pub(crate) session: Option<Box<Session>>,
+    /// Rebuilds begun since the start: what was learnt of the chunk before one does not hold after it.
+    pub(crate) rebuilds: u32,
     /// Blocks found damaged: a pull fetches them again.
     pub(crate) damaged: BTreeSet<(LayerId, u16)>,
 }

@@ -63,6 +63,7 @@ impl<V: Vfs> Store<V> {
         self.files.retain(|key| key.volume != volume);
         self.in_place.retain(|key, _| key.volume != volume);
         self.doomed.volumes.insert(volume);
+        self.drops += 1;
         Ok(())
     }
 
@@ -80,6 +81,7 @@ impl<V: Vfs> Store<V> {
             with_files.map(|layer| LayerKey { volume, chunk: known.chunk, layer: layer.id }).collect();
         self.doomed.layers.extend(layers);
         self.doomed.chunks.insert(key);
+        self.drops += 1;
         self.chunks.remove(&key);
         self.owners.drop_chunk(volume, known.chunk);
         self.files.retain(|key| (key.volume, key.chunk) != (volume, known.chunk));
@@ -99,7 +101,7 @@ impl<V: Vfs> Store<V> {
     /// Is there something that only a checkpoint clears away?
     #[must_use]
     pub fn has_doomed(&self) -> bool {
-        !self.doomed.is_empty()
+        self.emptied || !self.doomed.is_empty()
     }
 
     /// Files of layers that nobody knows: a crash came between a table and the removal.

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! superblock                       what this folder is
+//! scrub                            how far the scrubber is
 //! marks                            whether gateways are let in, and which master spoke last
 //! fences.log                       who may write each volume; deleted volumes
 //! checkpoint                       every chunk's position and layers at one record of the journal
@@ -36,10 +37,14 @@ mod overlay;
 mod owners;
 mod place;
 mod read;
+mod readers;
 mod rebuild;
 pub mod record;
+mod scan;
+mod scrub;
 mod store;
 mod superblock;
+mod sweep;
 mod table;
 mod tree;
 pub mod vfs;
@@ -51,9 +56,13 @@ pub use fences::Fence;
 pub use groups::LayerKey;
 pub use journal::SyncTicket;
 pub use read::ReadBlocks;
+pub use readers::{Freed, Question};
 pub use rebuild::{PullPlan, PullRun};
+pub use scan::{Found, ScanJob, Search, Stamp};
+pub use scrub::{ScrubJob, ScrubMark};
 pub use store::{Options, Store, Usage};
 pub use superblock::FORMAT_VERSION;
+pub use sweep::REMOVED_BLOCKS_MAX;
 pub use tree::LayerTree;
 pub use write::{Mutation, MutationKind, Staged};
 

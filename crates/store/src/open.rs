@@ -18,6 +18,7 @@ use crate::journal::Journal;
 use crate::marks::Marks;
 use crate::owners::OwnerCache;
 use crate::record::Header;
+use crate::scrub::ScrubMark;
 use crate::store::{Options, Store};
 use crate::superblock::{open_or_format, VOLUMES};
 use crate::table::{Table, TableError, NAME as CHECKPOINT};
@@ -147,8 +148,11 @@ impl<V: Vfs> Store<V> {
             batch: Batch::default(),
             checkpointing: false,
             doomed: Doomed::default(),
+            drops: 0,
+            emptied: false,
             uuid: identity.uuid,
             marks,
+            scrub: ScrubMark::read(&vfs)?,
             space: vfs.space()?,
             damaged_blocks: 0,
             lost_durable,

@@ -6,15 +6,23 @@ use std::collections::BTreeMap;
 use yuntai_proto::{ChunkIndex, LayerId, VolumeId, BASE_LAYER, CHUNK_BLOCKS};
 
 use crate::groups::LayerKey;
+use crate::scan::{ScanJob, Search};
+use crate::store::Store;
+use crate::tree::LayerTree;
+use crate::vfs::Vfs;
 
 /// No layer has the block.
 pub(crate) const NOBODY: LayerId = LayerId::MAX;
 /// Bytes of one map.
 const MAP_BYTES: usize = CHUNK_BLOCKS * size_of::<LayerId>();
+/// A map of at most so many layers is made while the reader waits.
+const QUICK_LAYERS: usize = 16;
 
 struct Map {
     owners: Box<[LayerId]>,
     used: u64,
+    /// It is being made: what is here is only what came since that was begun.
+    is_begun: bool,
 }
 
 /// The maps that are at hand.
@@ -35,9 +43,31 @@ impl OwnerCache {
 
     pub(crate) fn get(&mut self, key: &LayerKey) -> Option<&[LayerId]> {
         self.clock += 1;
-        let map = self.maps.get_mut(key)?;
+        let map = self.maps.get_mut(key).filter(|map| !map.is_begun)?;
         map.used = self.clock;
         Some(&map.owners)
+    }
+
+    pub(crate) fn has(&self, key: &LayerKey) -> bool {
+        self.maps.get(key).is_some_and(|map| !map.is_begun)
+    }
+
+    /// A map is being made, from what is there now. What comes meanwhile is noted.
+    pub(crate) fn begin(&mut self, key: LayerKey) {
+        self.insert(key, vec![NOBODY; CHUNK_BLOCKS].into_boxed_slice());
+        self.maps.get_mut(&key).expect("just put").is_begun = true;
+    }
+
+    /// It is made, unless something came between that makes it doubtful.
+    pub(crate) fn end(&mut self, key: &LayerKey, owners: &[LayerId]) {
+        let Some(map) = self.maps.get_mut(key).filter(|map| map.is_begun) else { return };
+        for (noted, owner) in map.owners.iter_mut().zip(owners) {
+            // What the layer itself got since counts most, what the root got least.
+            if *noted != key.layer && *owner != NOBODY {
+                *noted = *owner;
+            }
+        }
+        map.is_begun = false;
     }
 
     pub(crate) fn insert(&mut self, key: LayerKey, owners: Box<[LayerId]>) {
@@ -46,7 +76,7 @@ impl OwnerCache {
             oldest.and_then(|key| self.maps.remove(&key));
         }
         self.clock += 1;
-        self.maps.insert(key, Map { owners, used: self.clock });
+        self.maps.insert(key, Map { owners, used: self.clock, is_begun: false });
     }
 
     /// The layer `key` now has these blocks.
@@ -86,3 +116,44 @@ impl OwnerCache {
         self.maps.retain(|key, _| key.volume != volume);
     }
 }
+
+impl<V: Vfs> Store<V> {
+    fn candidates<'a>(&'a self, key: &'a LayerKey, tree: &'a LayerTree) -> impl Iterator<Item = LayerId> + 'a {
+        let layers = self.chunks.get(&(key.volume, key.chunk)).map_or(&[][..], |chunk| &chunk.layers);
+        let ids = layers.iter().rev().map(|layer| layer.id);
+        ids.filter(|id| *id <= key.layer && tree.is_ancestor(*id, key.layer))
+    }
+
+    /// Would a read as of this layer have to look through so many layers that others would notice? Then have a map made
+    /// first: [`Store::scan_owners`].
+    #[must_use]
+    pub fn wants_owners(&self, key: &LayerKey, tree: &LayerTree) -> bool {
+        let chunk = self.chunks.get(&(key.volume, key.chunk));
+        let many = chunk.is_some_and(|chunk| chunk.layers.len() > QUICK_LAYERS && !chunk.rebuilding);
+        if !many || key.layer as usize >= tree.len() || self.owners.has(key) {
+            return false;
+        }
+        let mut candidates = self.candidates(key, tree);
+        let near = candidates.by_ref().take(QUICK_LAYERS).any(|layer| self.owners.has(&LayerKey { layer, ..*key }));
+        !near && candidates.next().is_some()
+    }
+
+    /// A job that makes a map for reads as of this layer; `None` if there is nothing to make one of.
+    pub fn scan_owners(&mut self, key: &LayerKey, tree: &LayerTree) -> Option<ScanJob<V>> {
+        if !self.wants_owners(key, tree) {
+            return None;
+        }
+        let candidates = self.candidates(key, tree).collect();
+        let job = self.scan(key.volume, key.chunk, Search::Owners(candidates))?;
+        self.owners.begin(*key);
+        Some(job)
+    }
+
+    /// The job is done.
+    pub fn end_owners(&mut self, key: &LayerKey, owners: &[LayerId]) {
+        self.owners.end(key, owners);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -17,7 +17,7 @@ use crate::vfs::{Vfs, VfsFile};
 /// Up to so many layers are looked through one after the other; above, an owner map is made.
 const WALK_MAX: usize = 3;
 /// A group that does not decode may just be being written by a checkpoint on another thread: look again so often.
-const GROUP_TRIES: usize = 4;
+pub(crate) const GROUP_TRIES: usize = 4;
 
 /// The answer to a read, in the form of the wire.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -6,6 +6,8 @@
 //! that the stream wrote. The peer's entries are of a moment at or after the stream's beginning, so what it had changed
 //! by then and the entries do not show yet, the stream brings.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use yuntai_proto::data::{Refusal, VersionsReply};
 use yuntai_proto::{
@@ -87,7 +89,7 @@ impl<V: Vfs> Store<V> {
     /// Every entry of a chunk from layer `first` on, as many layers as fit one page; and the layer to ask from next.
     ///
     /// # Errors
-    /// [`Refusal::Damaged`] if an entry is not known any more, [`Refusal::Busy`] while the chunk is being rebuilt.
+    /// [`Refusal::Busy`] while the chunk is being rebuilt.
     pub fn versions(
         &mut self,
         volume: VolumeId,
@@ -98,7 +100,7 @@ impl<V: Vfs> Store<V> {
         if state.rebuilding {
             return Err(Refusal::Busy { message: "the chunk is being rebuilt here".into() });
         }
-        let mut reply = VersionsReply { position: state.position, entries: Vec::new() };
+        let mut reply = VersionsReply { position: state.position, ..VersionsReply::default() };
         let layers: Vec<LayerId> = state.layers.iter().map(|layer| layer.id).filter(|id| *id >= first).collect();
         let room = PAGE_BYTES_MAX / (8 + ENTRY_BYTES);
         for (index, layer) in layers.into_iter().enumerate() {
@@ -106,16 +108,20 @@ impl<V: Vfs> Store<V> {
                 return Ok((reply, Some(layer)));
             }
             let key = LayerKey { volume, chunk, layer };
-            let before = reply.entries.len();
+            let (before, lost) = (reply.entries.len(), reply.lost.len());
             for (block, slot) in (0..).zip(self.layer_slots(&key)?) {
                 match slot {
-                    Slot::Lost => return Err(self.mark_damaged(key, block)),
+                    Slot::Lost => {
+                        self.mark_damaged(key, block);
+                        reply.lost.push((layer, block));
+                    }
                     Slot::Entry(entry) if entry.state == BlockState::Absent => {}
                     Slot::Entry(entry) => reply.entries.push((layer, block, entry)),
                 }
             }
             if before > 0 && reply.entries.len() > room {
                 reply.entries.truncate(before);
+                reply.lost.truncate(lost);
                 return Ok((reply, Some(layer)));
             }
         }
@@ -123,7 +129,7 @@ impl<V: Vfs> Store<V> {
     }
 
     /// Hold a page of the source's entries, of the layers `first..=last`, against ours. Takes out (staged) what the
-    /// source has not, notes zeros, and returns what must be fetched.
+    /// source has not, notes zeros, and returns what must be fetched. What the source has `lost` stays as it is here.
     ///
     /// # Errors
     /// [`Refusal::Busy`] if no rebuild is going on; [`Refusal::Io`].
@@ -133,6 +139,7 @@ impl<V: Vfs> Store<V> {
         chunk: ChunkIndex,
         (first, last): (LayerId, LayerId),
         theirs: &[(LayerId, u16, BlockEntry)],
+        lost: &[(LayerId, u16)],
     ) -> Result<PullPlan, Refusal> {
         debug_assert!(self.batch.is_empty(), "commit first");
         if let Some((_, block, _)) = theirs.iter().find(|(_, block, _)| *block >= CHUNK_BLOCKS_U16) {
@@ -152,7 +159,8 @@ impl<V: Vfs> Store<V> {
             for (_, block, entry) in theirs.iter().filter(|(of, _, _)| *of == layer) {
                 wanted[*block as usize] = *entry;
             }
-            self.compare_layer(&key, &wanted, &mut plan)?;
+            let lost = lost.iter().filter(|(of, _)| *of == layer).map(|(_, block)| *block).collect();
+            self.compare_layer(&key, &wanted, &lost, &mut plan)?;
         }
         if first == BASE_LAYER {
             self.session(volume, chunk)?.compared = true;
@@ -165,7 +173,13 @@ impl<V: Vfs> Store<V> {
         chunk.and_then(|chunk| chunk.session.as_deref_mut()).ok_or_else(begin_first)
     }
 
-    fn compare_layer(&mut self, key: &LayerKey, wanted: &[BlockEntry], plan: &mut PullPlan) -> Result<(), Refusal> {
+    fn compare_layer(
+        &mut self,
+        key: &LayerKey,
+        wanted: &[BlockEntry],
+        lost: &BTreeSet<u16>,
+        plan: &mut PullPlan,
+    ) -> Result<(), Refusal> {
         let ours = self.layer_slots(key)?;
         let chunk = self.chunks.get(&(key.volume, key.chunk)).ok_or_else(begin_first)?;
         let damaged = &chunk.damaged;
@@ -178,7 +192,7 @@ impl<V: Vfs> Store<V> {
             let filled = key.layer == BASE_LAYER && session.filled.has(block);
             // A block that the stream's fill wrote stays, unless the source had it from before the stream.
             let keep = filled && (absent || theirs.position.sequence > session.begin.sequence);
-            if same || session.wrote(key.layer, block) || keep {
+            if same || session.wrote(key.layer, block) || keep || lost.contains(&block) {
                 continue;
             }
             if theirs.state != BlockState::Data {
@@ -200,7 +214,7 @@ impl<V: Vfs> Store<V> {
         Ok(())
     }
 
-    fn stage_pulled(&mut self, key: &LayerKey, block: u16, entries: &[BlockEntry], data: Bytes) {
+    pub(crate) fn stage_pulled(&mut self, key: &LayerKey, block: u16, entries: &[BlockEntry], data: Bytes) {
         let body: Vec<u8> = entries.iter().flat_map(BlockEntry::encode).collect();
         let blocks = u16::try_from(entries.len()).expect("blocks of a chunk");
         let position = self.chunks.get(&(key.volume, key.chunk)).map_or(Position::default(), |chunk| chunk.position);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
+use yuntai_proto::control::DamagedChunk;
 use yuntai_proto::data::{ChunkState, Refusal};
 use yuntai_proto::{ChunkIndex, ServerId, VolumeId};
 
@@ -15,6 +16,7 @@ use crate::groups::LayerKey;
 use crate::journal::{InPlace, Journal, SyncTicket};
 use crate::marks::Marks;
 use crate::owners::OwnerCache;
+use crate::scrub::ScrubMark;
 use crate::vfs::{Space, Vfs};
 use crate::write::Batch;
 
@@ -98,8 +100,13 @@ pub struct Store<V: Vfs> {
     pub(crate) checkpointing: bool,
     /// What the next checkpoint clears away.
     pub(crate) doomed: Doomed,
+    /// Chunks and volumes that went away since the start.
+    pub(crate) drops: u64,
+    /// There are layers that a sweep has emptied.
+    pub(crate) emptied: bool,
     pub(crate) uuid: [u8; 16],
     pub(crate) marks: Marks,
+    pub(crate) scrub: ScrubMark,
     pub(crate) space: Space,
     pub(crate) damaged_blocks: u64,
     pub(crate) lost_durable: bool,
@@ -171,6 +178,18 @@ impl<V: Vfs> Store<V> {
                 damaged: !chunk.damaged.is_empty(),
             })
             .collect()
+    }
+
+    /// Chunks with blocks that are known to be damaged, at most `limit`.
+    #[must_use]
+    pub fn damaged(&self, limit: usize) -> Vec<DamagedChunk> {
+        let broken = self.chunks.iter().filter(|(_, chunk)| !chunk.damaged.is_empty());
+        let of = |((volume, chunk), state): (&(VolumeId, ChunkIndex), &Chunk)| DamagedChunk {
+            volume: *volume,
+            chunk: *chunk,
+            blocks: u32::try_from(state.damaged.len()).unwrap_or(u32::MAX),
+        };
+        broken.take(limit).map(of).collect()
     }
 
     /// Where one chunk stands, if there is anything of it.

@@ -6,7 +6,11 @@ use proptest::prelude::*;
 fn version_1_bytes_still_decode() {
     let position = Position { generation: 1, sequence: 2 };
     let entry = BlockEntry { state: BlockState::Data, crc: 0xdead_beef, position };
-    let reply = VersionsReply { position: Position { generation: 3, sequence: 4 }, entries: vec![(5, 6, entry)] };
+    let reply = VersionsReply {
+        position: Position { generation: 3, sequence: 4 },
+        entries: vec![(5, 6, entry)],
+        lost: vec![(7, 8)],
+    };
     let mut bytes = vec![3, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0];
     bytes.extend_from_slice(&[5, 0, 0, 0, 6, 0, 0, 0, 0xef, 0xbe, 0xad, 0xde, 2, 0, 0, 0]);
     bytes.extend_from_slice(&[1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0]);

@@ -197,3 +197,30 @@ fn a_rebuild_must_be_begun_again_after_a_restart() {
     assert!(matches!(refusal(&target.ask(1, read(0, 0, 1))), Refusal::Busy { .. }));
     is_ack(&target.ask(1, begin(4)));
 }
+
+#[test]
+fn a_pull_brings_everything_but_what_is_damaged_at_the_source() {
+    let (mut target, mut source) = pair();
+    // Blocks 120 and 121 rot in the source's files, and with block 600's group its neighbours' entries.
+    let mut job = source.replica.store().begin_checkpoint().unwrap();
+    while !job.step().unwrap() {}
+    source.replica.store().end_checkpoint(job);
+    let key = yuntai_store::LayerKey { volume: VOLUME, chunk: 0, layer: 1 };
+    for block in [120u64, 121] {
+        assert!(source.vfs.flip_bit(&key.data_path(), block * 4096, 0));
+    }
+    assert!(source.vfs.flip_bit(&key.entries_path(), 600 / 21 * 512, 0));
+    is_ack(&target.ask(1, begin(4)));
+    target.frame(1, pull_frame(3, 0));
+    dialed(&mut target);
+    let answers = carry(&mut target, &mut source);
+    assert!(matches!(refusal(&answers[0]), Refusal::SourceDamaged { chunk: 0, .. }), "{answers:?}");
+    // Whoever asks the next source fetches only these.
+    is_ack(&target.ask(1, end(1, 3)));
+    for (block, byte) in [(100, 2), (119, 2), (122, 2), (399, 2), (500, 3), (580, 3), (620, 3), (699, 3)] {
+        let answer = target.ask(1, read(0, block, 1));
+        assert_eq!(answer.data, vec![byte; BLOCK_BYTES], "block {block}");
+    }
+    assert_eq!(target.ask(1, read(0, 120, 2)).data, vec![1; 2 * BLOCK_BYTES], "what it had before");
+    assert_eq!(source.replica.store().damaged(9).len(), 1);
+}

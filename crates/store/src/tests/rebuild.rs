@@ -17,7 +17,7 @@ fn pull(from: &mut Store<MemVfs>, to: &mut Store<MemVfs>) {
     loop {
         let (reply, next) = from.versions(VOLUME, 0, first).unwrap();
         let last = next.map_or(u32::MAX, |next| next - 1);
-        let plan = to.compare(VOLUME, 0, (first, last), &reply.entries).unwrap();
+        let plan = to.compare(VOLUME, 0, (first, last), &reply.entries, &reply.lost).unwrap();
         to.commit().unwrap();
         for run in &plan.runs {
             let answer = from.read_layer(key(0, run.layer), run.block, run.entries.len() as u16).unwrap();
@@ -74,7 +74,7 @@ fn the_mark_is_durable_and_the_session_is_not() {
     let state = store.chunk_states(VOLUME)[0];
     assert!(state.rebuilding);
     assert_eq!(state.position, at(2, 9));
-    assert!(matches!(store.compare(VOLUME, 0, (0, u32::MAX), &[]), Err(Refusal::Busy { .. })));
+    assert!(matches!(store.compare(VOLUME, 0, (0, u32::MAX), &[], &[]), Err(Refusal::Busy { .. })));
     assert!(matches!(store.end_rebuild(VOLUME, 0, at(2, 9)), Err(Refusal::Busy { .. })));
     begin(&mut store, at(2, 9));
     checkpoint(&mut store);
@@ -147,7 +147,7 @@ fn stream_and_pull_in_any_order_end_equal() {
                 1 => at_target.next().into_iter().for_each(|mutation| put(&mut target, mutation)),
                 2 if plan.is_none() => {
                     let reply = source.versions(VOLUME, 0, 0).unwrap().0;
-                    let made = target.compare(VOLUME, 0, (0, u32::MAX), &reply.entries).unwrap();
+                    let made = target.compare(VOLUME, 0, (0, u32::MAX), &reply.entries, &reply.lost).unwrap();
                     target.commit().unwrap();
                     plan = Some(made.runs);
                 }

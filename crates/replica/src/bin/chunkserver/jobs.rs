@@ -1,9 +1,10 @@
-//! The two helper threads: one syncs the journal, one runs checkpoints.
+//! The helper threads: one syncs the journal, one runs checkpoints, one does what somebody waits for and one what nobody
+//! waits for.
 
 use std::sync::mpsc::{channel, Sender};
 
 use tokio::sync::mpsc::UnboundedSender;
-use yuntai_replica::Event;
+use yuntai_replica::{Event, WorkJob};
 use yuntai_store::vfs::OsVfs;
 use yuntai_store::{CheckpointJob, SyncTicket};
 
@@ -11,6 +12,8 @@ use yuntai_store::{CheckpointJob, SyncTicket};
 pub(crate) struct Jobs {
     syncs: Sender<SyncTicket<OsVfs>>,
     checkpoints: Sender<Box<CheckpointJob<OsVfs>>>,
+    urgent: Sender<Box<WorkJob<OsVfs>>>,
+    work: Sender<Box<WorkJob<OsVfs>>>,
 }
 
 fn helper<T: Send + 'static>(
@@ -29,6 +32,12 @@ fn helper<T: Send + 'static>(
     Ok(sender)
 }
 
+/// Step by step to the end, or to the first error.
+fn run(mut step: impl FnMut() -> std::io::Result<bool>) -> std::io::Result<()> {
+    while !step()? {}
+    Ok(())
+}
+
 impl Jobs {
     /// Start the helpers; what they have done comes as events.
     pub(crate) fn start(done: &UnboundedSender<Event<OsVfs>>) -> std::io::Result<Self> {
@@ -37,16 +46,16 @@ impl Jobs {
             Event::Synced { ticket, result }
         })?;
         let checkpoints = helper("checkpoint", done.clone(), |mut job: Box<CheckpointJob<OsVfs>>| {
-            let result = loop {
-                match job.step() {
-                    Ok(true) => break Ok(()),
-                    Ok(false) => {}
-                    Err(error) => break Err(error),
-                }
-            };
+            let result = run(|| job.step());
             Event::Checkpointed { job, result }
         })?;
-        Ok(Self { syncs, checkpoints })
+        let work = |mut job: Box<WorkJob<OsVfs>>| {
+            let result = run(|| job.step());
+            Event::Worked { job, result }
+        };
+        let urgent = helper("urgent", done.clone(), work)?;
+        let work = helper("work", done.clone(), work)?;
+        Ok(Self { syncs, checkpoints, urgent, work })
     }
 
     /// The helpers end only when this value does, so giving them work cannot fail before.
@@ -56,5 +65,10 @@ impl Jobs {
 
     pub(crate) fn checkpoint(&self, job: Box<CheckpointJob<OsVfs>>) {
         self.checkpoints.send(job).expect("the checkpoint thread lives as long as the server");
+    }
+
+    pub(crate) fn work(&self, job: Box<WorkJob<OsVfs>>) {
+        let to = if job.is_urgent() { &self.urgent } else { &self.work };
+        to.send(job).expect("the work threads live as long as the server");
     }
 }

@@ -88,6 +88,7 @@ impl Server {
                 }
                 Action::Sync(ticket) => self.jobs.sync(ticket),
                 Action::Checkpoint(job) => self.jobs.checkpoint(job),
+                Action::Work(job) => self.jobs.work(job),
                 Action::Dial { dial, address } => {
                     spawn_local(Rc::clone(self).dial(dial, address));
                 }
