@@ -137,10 +137,10 @@ fn a_scrub_goes_on_where_it_was_after_a_restart() {
         layer == 2
     });
     let mut server = Server::over(server.vfs.crash(&mut |_| 0));
-    server.open(7);
-    server.event(Event::Tick);
     assert_eq!(server.replica.store().scrub_mark().at.unwrap().layer, 2);
-    assert!(worker(&mut server, "scrub")["done"].as_u64().unwrap() > 0);
+    // What is left is quickly done.
+    server.event(Event::Tick);
+    assert_ne!(server.replica.store().scrub_mark().ended_s, 0);
 }
 
 #[test]
