@@ -55,7 +55,9 @@ class Healing:
             await asyncio.sleep(EVERY_S)
 
     async def _heal(self, volume: str, number: int, chunks: frozenset[int]) -> None:
-        record = self._atlas.volumes[volume]
+        record = self._atlas.volumes.get(volume)
+        if record is None:
+            return
         host, now = rules.holder(record), asyncio.get_running_loop().time()
         if not host or record.read_only or record.state == "deleting":
             return

@@ -77,4 +77,6 @@ def changed(settings: PanguSettings, values: Mapping[str, int | None]) -> PanguS
 
 def pushed(settings: PanguSettings, where: Literal["gateway", "server"]) -> dict[str, int]:
     """Return what is set for the gateways or for the chunk servers."""
-    return {name: number for name, number in sorted(settings.tunables.items()) if TUNABLES[name].where == where}
+    # A name that another version set is not known here, and not told.
+    known = {name: number for name, number in sorted(settings.tunables.items()) if name in TUNABLES}
+    return {name: number for name, number in known.items() if TUNABLES[name].where == where}
