@@ -157,6 +157,8 @@ async def _lost(
     loop = asyncio.get_running_loop()
     began = loop.time()
     played.down |= numbers
+    await until(lambda: numbers <= session.mover.view.lost, f"{what} lost: noticed")
+    played.first_moves_at = 0.0
     await until(lambda: played.first_moves_at, f"{what} lost: moves are told")
     yield f"{what} lost: first moves told after (grace {REPAIR_AFTER_S} s), s", round(played.first_moves_at - began, 1)
     turn = time.process_time()

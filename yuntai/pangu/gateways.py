@@ -118,12 +118,14 @@ class Gateways:
 
     def stats(self) -> list[tuple[str, dict[str, Any]]]:
         """Return (host, what it says of a volume) for every volume that a connected gateway serves."""
-        return [
-            (host, dict(one))
-            for host, known in sorted(self._gateways.items())
-            if known.ready.is_set()
-            for one in known.status.get("volumes", ())
-        ]
+        return [(host, one) for host in sorted(self._gateways) for one in self.stats_of(host)]
+
+    def stats_of(self, host: str) -> list[dict[str, Any]]:
+        """Return what one connected gateway says of each volume that it serves."""
+        known = self._gateways.get(host)
+        if known is None or not known.ready.is_set():
+            return []
+        return [dict(one) for one in known.status.get("volumes", ())]
 
     async def refresh(self, host: str) -> dict[str, Any]:
         """Ask a gateway for its status, and note which volumes it serves."""

@@ -96,9 +96,9 @@ class Mover:
 
     def adopt(self, host: str) -> None:
         """Take over moves that a former master began at a gateway, so that its work there is not thrown away."""
-        for where, stats in self._gateways.stats():
+        for stats in self._gateways.stats_of(host):
             volume = volume_id(int(stats["volume"]))
-            if where == host and volume not in self._told and volume not in self.plan.wanted and stats.get("moves"):
+            if volume not in self._told and volume not in self.plan.wanted and stats.get("moves"):
                 with contextlib.suppress(msgspec.ValidationError):
                     self.plan.wanted[volume] = msgspec.convert(stats["moves"], tuple[Move, ...])
 
