@@ -44,9 +44,11 @@ class Played:
             "damaged": [],
         }
 
-    async def connect(self, address: str, secret: bytes, name: str, timeout_s: float = 5.0) -> Any:
+    async def connect(
+        self, address: str, secret: bytes, name: str, timeout_s: float = 5.0, *, context: object = None
+    ) -> Any:
         """Connect to ``s<number>:port`` or ``h<number>:port``."""
-        del secret, name
+        del secret, name, context
         host = address.partition(":")[0]
         if host.startswith("s"):
             if int(host[1:]) in self.down:
