@@ -188,6 +188,7 @@ impl World {
                     self.after(SERVER_TICK_US, Job::ServerTick(id, incarnation));
                     if !self.net.is_frozen(Node::Server(id)) {
                         self.server_event(id, ServerEvent::Tick);
+                        self.look_at_disk(id);
                     }
                 }
             }
@@ -305,10 +306,17 @@ impl World {
             }
             Kind::Error => match serde_json_refusal(frame) {
                 Some(Refusal::OutOfOrder { .. }) => self.coverage.hit("a server refused an order"),
-                Some(Refusal::Damaged { .. }) => self.coverage.hit("a damaged block was found"),
                 _ => {}
             },
             _ => {}
+        }
+    }
+
+    /// A read, a pull or the scrubber may find damage, and not each of them says so in a frame: the server knows.
+    fn look_at_disk(&mut self, id: ServerId) {
+        let replica = self.servers.get_mut(&id).and_then(|server| server.replica.as_mut());
+        if replica.is_some_and(|replica| !replica.store().damaged(1).is_empty()) {
+            self.coverage.hit("a damaged block was found");
         }
     }
 
