@@ -5,8 +5,8 @@ use std::env;
 use yuntai_sim::coverage::Coverage;
 use yuntai_sim::run;
 
-/// A few seconds in the test suite; many more by hand and at night.
-const SEEDS: u64 = 60;
+/// One to two minutes in the test suite; many more by hand and at night. Fewer may miss a listed state by chance.
+const SEEDS: u64 = 300;
 
 fn number(name: &str, usual: u64) -> u64 {
     env::var(name).map_or(usual, |text| text.parse().unwrap_or_else(|_| panic!("{name}={text:?} is not a number")))

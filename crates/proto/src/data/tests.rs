@@ -6,16 +6,18 @@ use proptest::prelude::*;
 fn version_1_bytes_still_decode() {
     let position = Position { generation: 1, sequence: 2 };
     let entry = BlockEntry { state: BlockState::Data, crc: 0xdead_beef, position };
-    let reply = VersionsReply {
-        position: Position { generation: 3, sequence: 4 },
-        entries: vec![(5, 6, entry)],
-        lost: vec![(7, 8)],
-    };
+    let position = Position { generation: 3, sequence: 4 };
+    let whole = VersionsReply { position, entries: vec![(5, 6, entry)], lost: Vec::new() };
     let mut bytes = vec![3, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0];
     bytes.extend_from_slice(&[5, 0, 0, 0, 6, 0, 0, 0, 0xef, 0xbe, 0xad, 0xde, 2, 0, 0, 0]);
     bytes.extend_from_slice(&[1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0]);
-    assert_eq!(reply.encode(), bytes);
-    assert_eq!(VersionsReply::decode(bytes.into()), Ok(reply));
+    assert_eq!(whole.encode(), bytes);
+    assert_eq!(VersionsReply::decode(bytes.clone().into()), Ok(whole.clone()));
+    // What was lost came later, behind everything that older readers know.
+    let broken = VersionsReply { lost: vec![(7, 8)], ..whole };
+    bytes.extend_from_slice(&[7, 0, 0, 0, 8, 0, 0, 0]);
+    assert_eq!(broken.encode(), bytes);
+    assert_eq!(VersionsReply::decode(bytes.into()), Ok(broken));
 }
 
 #[test]
