@@ -304,10 +304,9 @@ impl World {
             Kind::BeginRebuild if self.gateways.last().is_some_and(|gateway| !gateway.opened) => {
                 self.coverage.hit("a chunk was levelled at open");
             }
-            Kind::Error => match serde_json_refusal(frame) {
-                Some(Refusal::OutOfOrder { .. }) => self.coverage.hit("a server refused an order"),
-                _ => {}
-            },
+            Kind::Error if matches!(serde_json_refusal(frame), Some(Refusal::OutOfOrder { .. })) => {
+                self.coverage.hit("a server refused an order");
+            }
             _ => {}
         }
     }
