@@ -118,22 +118,25 @@ def snapshot_tree(
     if output is Format.json:
         out.print_json(json.dumps(tree))
         return
+    known = bool(tree["Counted"])  # before the first count every figure is 0, which would be taken for true
     rows(
         draw(tree["Nodes"]),
         {
             "SNAPSHOT": lambda row: row["drawn"],
             "NAME": lambda row: row["SnapshotName"],
             "CREATED": lambda row: row["SnapshotCreated"],
-            "USED": lambda row: mib(row["UsedBytes"]),
-            "EXCLUSIVE": lambda row: mib(row["ExclusiveBytes"]),
-            "SHARED": lambda row: mib(row["SharedBytes"]),
+            "USED": lambda row: mib(row["UsedBytes"]) if known else "?",
+            "EXCLUSIVE": lambda row: mib(row["ExclusiveBytes"]) if known else "?",
+            "SHARED": lambda row: mib(row["SharedBytes"]) if known else "?",
         },
         output,
     )
-    counted = f"counted at {tree['Counted']}" if tree["Counted"] else "not counted yet: --fresh counts"
-    stale = "" if tree["Current"] or not tree["Counted"] else ", before the last change"
+    if not known:
+        out.print("not counted yet: --fresh counts", style="dim")
+        return
+    stale = "" if tree["Current"] else ", before the last change"
     freeing = f", {mib(tree['GarbageBytes'])} are being freed" if tree["GarbageBytes"] else ""
-    out.print(f"{mib(tree['UsedBytes'])} in all, {counted}{stale}{freeing}", style="dim")
+    out.print(f"{mib(tree['UsedBytes'])} in all, counted at {tree['Counted']}{stale}{freeing}", style="dim")
 
 
 def draw(nodes: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -22,6 +22,7 @@ def test_going_back_groups_and_policies(run: Run) -> None:
     assert taken in tree
     assert "● now" in tree
     assert "not counted yet" in tree
+    assert "0.0 MiB" not in tree
     assert "counted at" in good(run("snapshot", "tree", disk, "--fresh"))
     assert read(run("snapshot", "tree", disk, "-o", "json"))["UsedBytes"] == 12288
     policy = read(run("snapshot", "policy", "create", "--hours", "0,12", "--keep", "30", "-o", "json"))
