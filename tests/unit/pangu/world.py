@@ -149,6 +149,9 @@ class Term:
     def by_number(self) -> dict[int, ChunkServer]:
         return {}
 
+    def note_admitted(self, _number: int) -> None:
+        """Statuses come from the disks themselves here."""
+
     def servers(self) -> dict[int, ChunkServer]:
         return {n: ChunkServer(id=f"cs-{n}", number=n, rack=f"r{n}", host="h", address="") for n in SERVERS}
 
