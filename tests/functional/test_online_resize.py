@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +22,6 @@ pytestmark = [
         reason="the programs are not built; run: make test",
     ),
 ]
-
-
-@pytest.fixture
-async def cluster(tmp_path: Path) -> AsyncIterator[PanguCluster]:
-    made = PanguCluster(tmp_path)
-    try:
-        await made.start()
-        yield made
-    finally:
-        print(made.logs())
-        await made.stop()
 
 
 class Monitor:

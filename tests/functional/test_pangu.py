@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -36,17 +35,6 @@ pytestmark = [
         reason="the programs are not built; run: make test",
     ),
 ]
-
-
-@pytest.fixture
-async def cluster(tmp_path: Path) -> AsyncIterator[PanguCluster]:
-    made = PanguCluster(tmp_path)
-    try:
-        await made.start()
-        yield made
-    finally:
-        print(made.logs())
-        await made.stop()
 
 
 async def test_a_volume_lives_and_its_space_comes_back(cluster: PanguCluster) -> None:

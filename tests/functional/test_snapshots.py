@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import struct
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -24,17 +23,6 @@ pytestmark = [
         reason="the programs are not built; run: make test",
     ),
 ]
-
-
-@pytest.fixture
-async def cluster(tmp_path: Path) -> AsyncIterator[PanguCluster]:
-    made = PanguCluster(tmp_path)
-    try:
-        await made.start()
-        yield made
-    finally:
-        print(made.logs())
-        await made.stop()
 
 
 async def _known(cluster: PanguCluster, seed: int, size_bytes: int = 128 * MIB) -> Known:
