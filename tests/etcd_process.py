@@ -10,15 +10,10 @@ import subprocess
 import time
 from pathlib import Path
 
+from tests.ports import free_port
+
 START_TIMEOUT_S = 20.0
 INSTALL_TIMEOUT_S = 300
-
-
-def free_port() -> int:
-    """Return a loopback port that is free now, outside the range that the system gives to clients."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def ensure_installed() -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from bench.measure import CannotMeasure
 from bench.peers import Peer
-from tests.etcd_process import free_port
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

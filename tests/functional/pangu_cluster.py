@@ -18,7 +18,8 @@ from typing import Any
 
 import msgspec
 
-from tests.etcd_process import EtcdProcess, free_port
+from tests.etcd_process import EtcdProcess
+from tests.ports import free_port
 from yuntai.config import ChunkServer, Config, encode
 from yuntai.pangu.client import PanguClient
 from yuntai.pangu.register import register

@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from tests.etcd_process import free_port
+from tests.ports import free_port
 from yuntai import _native
 from yuntai.config import Tls
 from yuntai.pangu.wire import Channel, WireError, connect
@@ -130,10 +130,11 @@ class Storage:
             self._events.cancel()
             await asyncio.gather(self._events, return_exceptions=True)
             await self.channel.close()
-        for process in self.processes.values():
+        # The gateway first: one that is told to stop flushes to its servers, and waits for those that are gone.
+        for name in sorted(self.processes, key=lambda name: name != "gateway"):
+            process = self.processes[name]
             process.send_signal(signal.SIGCONT)
             process.terminate()
-        for process in self.processes.values():
             try:
                 process.wait(timeout=10)
             except subprocess.TimeoutExpired:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.ports import free_port
 from yuntai.guest import __main__ as guest
 from yuntai.metadata import http
 from yuntai.metadata.answers import Answer, Answers, Asked
@@ -103,9 +104,7 @@ class Guest:
         self.qmp_path = folder / "qmp.sock"
         self.text = ""
         self.began = time.monotonic()
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         relay = folder / "relay.py"
         relay.write_text(RELAY.format(port=metadata))
         net = (

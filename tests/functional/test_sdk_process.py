@@ -16,9 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.etcd_process import EtcdProcess, free_port
+from tests.etcd_process import EtcdProcess
 from tests.functional.sdk.clients import NewSdk, Target
 from tests.functional.sdk.lifecycle import Life
+from tests.ports import free_port
 from tests.unit.api import raw_http
 from tests.unit.api.fake_cloud import KEY, REGION, SECRET, seed
 from tests.unit.api.fake_executor import FakeExecutor

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests.etcd_process import free_port
 from tests.functional.storage import CHUNKSERVER, GATEWAY, MIB, Storage, Volume, qemu_io, run
 from tests.functional.test_volume_nbd import VERIFY, fio, hydrated
+from tests.ports import free_port
 from yuntai.pangu.wire import Refused
 
 pytestmark = [

@@ -207,7 +207,7 @@ async def test_a_new_gateway_takes_over_and_the_old_one_is_refused(storage: Stor
     target = await storage.open(volume)
     await qemu_io(target, "write -P 1 0 1M", "flush")
     # The old gateway hangs, as if its host were paused; a second one opens the volume elsewhere.
-    second = Storage(storage.folder / "second")
+    second = Storage(storage.folder / "2")
     second.folder.mkdir()
     second.ports, second.secret, second.token_secret = storage.ports, storage.secret, storage.token_secret
     (second.folder / "cluster").write_text(storage.secret.hex())

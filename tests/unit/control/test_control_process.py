@@ -15,7 +15,8 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from tests.etcd_process import EtcdProcess, free_port
+from tests.etcd_process import EtcdProcess
+from tests.ports import free_port
 from tests.unit.control.world import CALLER, Agent, World, small
 from yuntai import config as configuration
 from yuntai.config import Config

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from tests.ports import free_port
 from tests.unit.metadata.test_metadata_answers import INSTANCE, SUBJECT
 from yuntai.config import Config
 from yuntai.metadata import http, netns
@@ -34,12 +35,6 @@ def config(tmp_path: Path) -> Config:
     secret.write_text("ab" * 32)
     secret.chmod(0o600)
     return Config(cluster="lab", host="h1", address=LOOPBACK, etcd=["x:1"], secrets_dir=str(tmp_path))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
 
 
 @contextlib.asynccontextmanager
