@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
@@ -38,6 +39,9 @@ class PanguCluster:
 
     def __init__(self, folder: Path, racks: tuple[str, ...] = ("rack-1", "rack-2", "rack-3")) -> None:
         self.folder = folder
+        # A unix socket's path ends at 107 bytes, and the folders of pytest's workers are long.
+        self._run_dir = TemporaryDirectory(prefix="yuntai-", ignore_cleanup_errors=True)
+        run_dir = Path(self._run_dir.name)
         self.etcd = EtcdProcess(folder)
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         ports = [free_port() for _ in range(3 + len(racks))]
@@ -47,7 +51,7 @@ class PanguCluster:
             address="127.0.0.1",
             etcd=[self.etcd.endpoint],
             data_dir=str(folder / "data"),
-            run_dir=str(folder / "run"),
+            run_dir=str(run_dir),
             log_dir=str(folder / "log"),
             secrets_dir=str(folder / "secrets"),
             master_port=ports[0],
@@ -65,8 +69,9 @@ class PanguCluster:
 
     async def start(self) -> None:
         disks = [f"chunks/{server.id}" for server in self.config.chunkservers]
-        for name in ("data", "run/nbd", "log", "secrets", *disks):
+        for name in ("data", "log", "secrets", *disks):
             (self.folder / name).mkdir(parents=True, mode=0o700)
+        (Path(self.config.run_dir) / "nbd").mkdir(mode=0o700)
         for name in ("cluster", "token"):
             path = self.folder / "secrets" / name
             path.touch(mode=0o600)
@@ -123,7 +128,7 @@ class PanguCluster:
         settings = {
             "host": "h1",
             "listen": f"127.0.0.1:{self.config.gateway_port}",
-            "nbd_dir": str(self.folder / "run" / "nbd"),
+            "nbd_dir": str(Path(self.config.run_dir) / "nbd"),
             "cluster_secret_file": str(self.folder / "secrets" / "cluster"),
         }
         self._start("gateway", GATEWAY, self._settings("gateway", settings))
@@ -178,6 +183,7 @@ class PanguCluster:
             process.kill()
             process.wait(timeout=20)
         self.etcd.stop()
+        self._run_dir.cleanup()
 
     def logs(self, lines: int = 25) -> str:
         """The ends of all logs, for a failure's report."""
