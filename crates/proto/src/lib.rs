@@ -9,11 +9,13 @@ pub mod control;
 pub mod data;
 pub mod frame;
 pub mod handshake;
+pub mod intake;
 pub mod outbox;
 pub mod strangers;
 pub mod types;
 
 pub use frame::{Frame, Header, Kind};
+pub use intake::Intake;
 pub use outbox::Outbox;
 pub use strangers::Strangers;
 pub use types::*;

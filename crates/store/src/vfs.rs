@@ -82,11 +82,21 @@ pub trait VfsFile: Send + Sync + 'static {
     /// # Errors
     /// What the system says.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+    /// A range is going to be read: begin to fetch it, and do not wait. Only a hint.
+    fn will_read(&self, _offset: u64, _len: u64) {}
     /// Write all of it. After an error any part of it may have been written.
     ///
     /// # Errors
     /// What the system says.
     fn write_at(&self, slices: &mut [IoSlice<'_>], offset: u64) -> io::Result<()>;
+    /// As [`VfsFile::write_at`], but what is written is not going to be read soon: if pieces, offset and file system
+    /// allow, it goes to the disk without a copy in the page cache. No more durable than any other write.
+    ///
+    /// # Errors
+    /// As [`VfsFile::write_at`].
+    fn write_through_at(&self, slices: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
+        self.write_at(slices, offset)
+    }
     /// fdatasync: contents and length are durable after it.
     ///
     /// # Errors

@@ -350,7 +350,7 @@ fn write_in_place<V: Vfs>(batch: &Batch<V>) -> io::Result<()> {
     for pending in &batch.pending {
         if let Some(placing) = &pending.placing {
             let offset = placing.half.offset(pending.header.block);
-            placing.handles.data.write_at(&mut [IoSlice::new(&pending.data)], offset)?;
+            placing.handles.data.write_through_at(&mut [IoSlice::new(&pending.data)], offset)?;
         }
     }
     Ok(())

@@ -2,11 +2,13 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::num::NonZeroU64;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
-use rustix::fs::{fallocate, flock, statvfs, FallocateFlags, FlockOperation};
+use rustix::fs::{fadvise, fallocate, flock, statvfs, Advice, FallocateFlags, FlockOperation};
 
 use super::{Space, Vfs, VfsFile};
 
@@ -54,11 +56,11 @@ impl Vfs for OsVfs {
     }
 
     fn open(&self, path: &str) -> io::Result<OsFile> {
-        OpenOptions::new().read(true).write(true).open(self.at(path)).map(OsFile)
+        OpenOptions::new().read(true).write(true).open(self.at(path)).map(OsFile::from)
     }
 
     fn create(&self, path: &str) -> io::Result<OsFile> {
-        OpenOptions::new().read(true).write(true).create(true).truncate(true).open(self.at(path)).map(OsFile)
+        OpenOptions::new().read(true).write(true).create(true).truncate(true).open(self.at(path)).map(OsFile::from)
     }
 
     fn create_dir(&self, path: &str) -> io::Result<()> {
@@ -109,13 +111,54 @@ impl Vfs for OsVfs {
 
 /// An open file of a real file system.
 #[derive(Debug)]
-pub struct OsFile(File);
+pub struct OsFile {
+    file: File,
+    /// The same file, opened to be written without the page cache; `None`: the file system cannot.
+    direct: OnceLock<Option<File>>,
+}
+
+impl From<File> for OsFile {
+    fn from(file: File) -> Self {
+        Self { file, direct: OnceLock::new() }
+    }
+}
+
+/// Where memory must begin and end for a disk to take it as it is.
+const PAGE_BYTES: u64 = 4096;
+
+impl OsFile {
+    fn direct(&self) -> Option<&File> {
+        let open = || {
+            let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+            let flags = rustix::fs::OFlags::DIRECT.bits() as i32;
+            OpenOptions::new().read(true).write(true).custom_flags(flags).open(path).ok()
+        };
+        self.direct.get_or_init(open).as_ref()
+    }
+}
+
+fn write_at(file: &File, mut slices: &mut [IoSlice<'_>], mut offset: u64) -> io::Result<()> {
+    IoSlice::advance_slices(&mut slices, 0);
+    while !slices.is_empty() {
+        let pieces = slices.len().min(PIECES_MAX);
+        match rustix::io::pwritev(file, &slices[..pieces], offset) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                offset += written as u64;
+                IoSlice::advance_slices(&mut slices, written);
+            }
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
 
 impl VfsFile for OsFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut done = 0;
         while done < buffer.len() {
-            match self.0.read_at(&mut buffer[done..], offset + done as u64) {
+            match self.file.read_at(&mut buffer[done..], offset + done as u64) {
                 Ok(0) => break,
                 Ok(read) => done += read,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -125,51 +168,59 @@ impl VfsFile for OsFile {
         Ok(done)
     }
 
-    fn write_at(&self, mut slices: &mut [IoSlice<'_>], mut offset: u64) -> io::Result<()> {
-        IoSlice::advance_slices(&mut slices, 0);
-        while !slices.is_empty() {
-            let pieces = slices.len().min(PIECES_MAX);
-            match rustix::io::pwritev(&self.0, &slices[..pieces], offset) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => {
-                    offset += written as u64;
-                    IoSlice::advance_slices(&mut slices, written);
+    fn will_read(&self, offset: u64, len: u64) {
+        // Without it the read itself fetches, only later.
+        let _ = fadvise(&self.file, offset, NonZeroU64::new(len), Advice::WillNeed);
+    }
+
+    fn write_at(&self, slices: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
+        write_at(&self.file, slices, offset)
+    }
+
+    fn write_through_at(&self, slices: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
+        let fits = |at: u64| at % PAGE_BYTES == 0;
+        let whole = |slice: &IoSlice<'_>| fits(slice.as_ptr() as u64) && fits(slice.len() as u64);
+        if fits(offset) && slices.iter().all(whole) {
+            if let Some(direct) = self.direct() {
+                // The file system may refuse all the same; then nothing, or a part of just these bytes, is there.
+                let mut again = slices.to_vec();
+                match write_at(direct, &mut again, offset) {
+                    Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
+                    other => return other,
                 }
-                Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
             }
         }
-        Ok(())
+        write_at(&self.file, slices, offset)
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.file.sync_data()
     }
 
     fn len(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+        self.file.set_len(len)
     }
 
     fn allocate(&self, len: u64) -> io::Result<()> {
-        match fallocate(&self.0, FallocateFlags::KEEP_SIZE, 0, len) {
+        match fallocate(&self.file, FallocateFlags::KEEP_SIZE, 0, len) {
             Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(()),
             other => Ok(other?),
         }
     }
 
     fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
-        match fallocate(&self.0, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, len) {
+        match fallocate(&self.file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, len) {
             Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => self.write_zeros(offset, len),
             other => Ok(other?),
         }
     }
 
     fn allocated_bytes(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.blocks() * 512)
+        Ok(self.file.metadata()?.blocks() * 512)
     }
 }
 
@@ -182,7 +233,7 @@ impl OsFile {
         while at < end {
             let step = (end - at).min(ZEROS.len() as u64);
             #[allow(clippy::cast_possible_truncation, reason = "at most the buffer's length")]
-            self.0.write_all_at(&ZEROS[..step as usize], at)?;
+            self.file.write_all_at(&ZEROS[..step as usize], at)?;
             at += step;
         }
         Ok(())

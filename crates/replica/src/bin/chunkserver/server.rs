@@ -14,7 +14,7 @@ use tokio::signal::unix::{signal, SignalKind};
 use tokio::sync::mpsc::{unbounded_channel, UnboundedReceiver};
 use tokio::task::{spawn_local, AbortHandle};
 use yuntai_proto::frame::FrameError;
-use yuntai_proto::{Frame, Kind, Strangers, BLOCK_BYTES};
+use yuntai_proto::{Intake, Kind, Strangers, BLOCK_BYTES};
 use yuntai_replica::{Action, ConnectionId, DialId, Event, Now, Replica};
 use yuntai_store::vfs::OsVfs;
 use yuntai_tls::Tls;
@@ -24,8 +24,6 @@ use crate::handshake;
 use crate::jobs::Jobs;
 use crate::peer::{Peer, UNSENT_BYTES_MAX, UNSENT_BYTES_PAUSE};
 
-/// Room for one read: many small requests, or a part of a large one.
-const READ_BYTES: usize = 256 << 10;
 const TICK: Duration = Duration::from_millis(20);
 /// A turn ends when what came asks for so much to be read.
 const TURN_READ_BYTES: usize = 4 << 20;
@@ -165,10 +163,11 @@ impl Server {
         connection: ConnectionId,
         peer: Rc<Peer>,
         mut reader: OwnedReadHalf,
-        mut buffer: BytesMut,
+        begun: BytesMut,
     ) {
+        let mut intake = Intake::new(begun);
         loop {
-            let followed = self.frames(connection, &mut buffer);
+            let followed = self.frames(connection, &mut intake);
             self.turn();
             while self.is_paused(connection, &peer) {
                 tokio::time::sleep(PAUSE).await;
@@ -182,10 +181,10 @@ impl Server {
                     break;
                 }
             }
-            buffer.reserve(READ_BYTES);
+            let mut room = intake.room();
             let read = tokio::select! {
                 biased;
-                read = reader.read_buf(&mut buffer) => read,
+                read = reader.read_buf(&mut room) => read,
                 () = peer.ended.notified() => break,
             };
             if !matches!(read, Ok(1..)) {
@@ -199,10 +198,10 @@ impl Server {
     }
 
     /// Take the frames of one turn from the buffer: true if that was all, false if the answers would grow too large.
-    fn frames(self: &Rc<Self>, connection: ConnectionId, buffer: &mut BytesMut) -> Result<bool, FrameError> {
+    fn frames(self: &Rc<Self>, connection: ConnectionId, intake: &mut Intake) -> Result<bool, FrameError> {
         let mut asked_bytes = 0;
         while asked_bytes < TURN_READ_BYTES {
-            let Some(frame) = Frame::parse(buffer)? else { return Ok(true) };
+            let Some(frame) = intake.frame()? else { return Ok(true) };
             if matches!(frame.header.kind, Kind::Read | Kind::ReadLayer) {
                 asked_bytes += frame.header.blocks as usize * BLOCK_BYTES;
             }
