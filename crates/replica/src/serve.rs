@@ -5,11 +5,22 @@ use yuntai_proto::data::Refusal;
 use yuntai_proto::frame::{DATA_BYTES_MAX, FLAG_MORE, FLAG_STATES_ONLY};
 use yuntai_proto::{Frame, Header, Kind, Position, BLOCK_BYTES};
 use yuntai_store::vfs::Vfs;
-use yuntai_store::{LayerKey, Mutation, MutationKind, Staged};
+use yuntai_store::{LayerKey, Mutation, MutationKind, PlannedRead, ReadBlocks, Staged};
 
 use crate::api::{ConnectionId, Now};
 use crate::claims::invalid;
 use crate::replica::{Asked, Replica, WaitingVersions};
+
+/// From so many blocks on a single read is better begun in one piece, too.
+const LARGE_BLOCKS: u16 = 32;
+
+/// A read on its way.
+enum Planned {
+    /// It took no time.
+    Done(ReadBlocks),
+    /// It is known where everything is.
+    Blocks(PlannedRead),
+}
 
 impl<V: Vfs> Replica<V> {
     /// One request of a peer.
@@ -77,21 +88,41 @@ impl<V: Vfs> Replica<V> {
 
     /// The turn's reads, after its commit.
     pub(crate) fn serve_reads(&mut self) {
-        for asked in std::mem::take(&mut self.reads) {
-            if !self.waits_for_map(&asked) {
-                self.serve_read(&asked);
+        let mut reads = std::mem::take(&mut self.reads);
+        reads.retain(|asked| !self.waits_for_map(asked));
+        self.serve_together(&reads);
+    }
+
+    pub(crate) fn serve_read(&mut self, asked: &Asked) {
+        self.serve_together(std::slice::from_ref(asked));
+    }
+
+    /// First the disk is told of all of them: they take as long as one.
+    fn serve_together(&mut self, reads: &[Asked]) {
+        let planned: Vec<_> = reads.iter().map(|asked| self.plan(asked)).collect();
+        for (asked, planned) in reads.iter().zip(&planned) {
+            if let Ok(Planned::Blocks(planned)) = planned {
+                if reads.len() > 1 || asked.header.blocks >= LARGE_BLOCKS {
+                    self.store.begin_read(planned);
+                }
+            }
+        }
+        for (asked, planned) in reads.iter().zip(planned) {
+            let done = planned.and_then(|planned| match planned {
+                Planned::Done(blocks) => Ok(blocks),
+                Planned::Blocks(planned) => self.store.finish_read(&planned),
+            });
+            match done {
+                Ok(blocks) => {
+                    let header = Header { kind: Kind::ReadReply, ..asked.header };
+                    self.send(asked.connection, Frame::new(header, blocks.body, blocks.data));
+                }
+                Err(refusal) => self.refuse(asked, &refusal),
             }
         }
     }
 
-    pub(crate) fn serve_read(&mut self, asked: &Asked) {
-        match self.read(asked) {
-            Ok(frame) => self.send(asked.connection, frame),
-            Err(refusal) => self.refuse(asked, &refusal),
-        }
-    }
-
-    fn read(&mut self, asked: &Asked) -> Result<Frame, Refusal> {
+    fn plan(&mut self, asked: &Asked) -> Result<Planned, Refusal> {
         let header = &asked.header;
         let tree = std::sync::Arc::clone(&self.claim_of(asked.connection, header.volume)?.tree);
         let key = LayerKey { volume: header.volume, chunk: header.chunk, layer: header.layer };
@@ -99,12 +130,11 @@ impl<V: Vfs> Replica<V> {
         if !states_only && header.blocks as usize * BLOCK_BYTES > DATA_BYTES_MAX {
             return Err(invalid(format!("blocks {}: at most {}", header.blocks, DATA_BYTES_MAX / BLOCK_BYTES)));
         }
-        let blocks = match header.kind {
-            Kind::ReadLayer => self.store.read_layer(key, header.block, header.blocks)?,
-            _ if states_only => self.store.read_states(key, &tree, header.block, header.blocks)?,
-            _ => self.store.read(key, &tree, header.block, header.blocks)?,
-        };
-        Ok(Frame::new(Header { kind: Kind::ReadReply, ..*header }, blocks.body, blocks.data))
+        Ok(match header.kind {
+            Kind::ReadLayer => Planned::Done(self.store.read_layer(key, header.block, header.blocks)?),
+            _ if states_only => Planned::Done(self.store.read_states(key, &tree, header.block, header.blocks)?),
+            _ => Planned::Blocks(self.store.plan_read(key, &tree, header.block, header.blocks)?),
+        })
     }
 
     fn on_versions(&mut self, asked: &Asked, now: Now) -> Result<(), Refusal> {

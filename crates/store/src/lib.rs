@@ -55,7 +55,7 @@ pub use error::OpenError;
 pub use fences::Fence;
 pub use groups::LayerKey;
 pub use journal::SyncTicket;
-pub use read::ReadBlocks;
+pub use read::{PlannedRead, ReadBlocks};
 pub use readers::{Freed, Question};
 pub use rebuild::{PullPlan, PullRun};
 pub use scan::{Found, ScanJob, Search, Stamp};

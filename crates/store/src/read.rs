@@ -52,17 +52,74 @@ impl Found {
     }
 }
 
+/// A read that knows where everything is, and has not fetched it yet. Good until the next change of the store.
+pub struct PlannedRead {
+    key: LayerKey,
+    block: u16,
+    /// Empty: there is nothing of the chunk.
+    found: Vec<Found>,
+    blocks: u16,
+}
+
 impl<V: Vfs> Store<V> {
+    /// Find out where the blocks of a read are.
+    ///
+    /// # Errors
+    /// As [`Store::read`].
+    pub fn plan_read(
+        &mut self,
+        key: LayerKey,
+        tree: &LayerTree,
+        block: u16,
+        blocks: u16,
+    ) -> Result<PlannedRead, Refusal> {
+        let found = self.look_up(&key, tree, block, blocks)?.unwrap_or_default();
+        Ok(PlannedRead { key, block, found, blocks })
+    }
+
+    /// Let the disk begin with a read that is going to be done, so that several of them overlap.
+    pub fn begin_read(&mut self, planned: &PlannedRead) {
+        let blocks: Vec<(u16, Found, u32)> =
+            (planned.block..).zip(&planned.found).map(|(block, found)| (block, *found, 0)).collect();
+        for run in blocks.chunk_by(follows) {
+            let (block, found, _) = run[0];
+            let len = (run.len() * BLOCK_BYTES) as u64;
+            match found.place {
+                Place::Nowhere => {}
+                Place::Journal { segment, offset } => {
+                    if let Some(segment) = self.journal.segments.get(&segment) {
+                        segment.file.will_read(offset, len);
+                    }
+                }
+                Place::Files(half) => {
+                    // The read itself says what is wrong.
+                    if let Ok(handles) = self.files.get(&self.vfs, &LayerKey { layer: found.layer, ..planned.key }) {
+                        handles.data.will_read(half.offset(block), len);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Do a planned read.
+    ///
+    /// # Errors
+    /// As [`Store::read`].
+    pub fn finish_read(&mut self, planned: &PlannedRead) -> Result<ReadBlocks, Refusal> {
+        if planned.found.is_empty() {
+            return Ok(absent(planned.blocks));
+        }
+        self.fetch(&planned.key, planned.block, &planned.found, true)
+    }
+
     /// Read as of a layer.
     ///
     /// # Errors
     /// [`Refusal::Damaged`] with the first damaged block, [`Refusal::Invalid`], [`Refusal::Io`], and
     /// [`Refusal::Busy`] while the chunk is being rebuilt.
     pub fn read(&mut self, key: LayerKey, tree: &LayerTree, block: u16, blocks: u16) -> Result<ReadBlocks, Refusal> {
-        match self.look_up(&key, tree, block, blocks)? {
-            Some(found) => self.fetch(&key, block, &found, true),
-            None => Ok(absent(blocks)),
-        }
+        let planned = self.plan_read(key, tree, block, blocks)?;
+        self.finish_read(&planned)
     }
 
     /// As [`Store::read`], but without the bytes.
