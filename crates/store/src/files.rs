@@ -31,26 +31,31 @@ struct Held<V: Vfs> {
 
 pub(crate) struct FileCache<V: Vfs> {
     held: BTreeMap<LayerKey, Held<V>>,
+    /// When each was used last.
+    uses: BTreeMap<u64, LayerKey>,
     clock: u64,
     limit: usize,
 }
 
 impl<V: Vfs> FileCache<V> {
     pub(crate) fn new(limit: usize) -> Self {
-        Self { held: BTreeMap::new(), clock: 0, limit: limit.max(1) }
+        Self { held: BTreeMap::new(), uses: BTreeMap::new(), clock: 0, limit: limit.max(1) }
     }
 
     pub(crate) fn get(&mut self, vfs: &V, key: &LayerKey) -> io::Result<Arc<Handles<V>>> {
         self.clock += 1;
         if let Some(held) = self.held.get_mut(key) {
+            self.uses.remove(&held.used);
+            self.uses.insert(self.clock, *key);
             held.used = self.clock;
             return Ok(Arc::clone(&held.handles));
         }
         let handles = Arc::new(Handles::open(vfs, key)?);
-        if self.held.len() >= self.limit {
-            let oldest = self.held.iter().min_by_key(|(_, held)| held.used).map(|(key, _)| *key);
-            oldest.and_then(|key| self.held.remove(&key));
+        while self.held.len() >= self.limit {
+            let Some((_, oldest)) = self.uses.pop_first() else { break };
+            self.held.remove(&oldest);
         }
+        self.uses.insert(self.clock, *key);
         self.held.insert(*key, Held { handles: Arc::clone(&handles), used: self.clock });
         Ok(handles)
     }
@@ -58,5 +63,6 @@ impl<V: Vfs> FileCache<V> {
     /// Close all others.
     pub(crate) fn retain(&mut self, keep: impl Fn(&LayerKey) -> bool) {
         self.held.retain(|key, _| keep(key));
+        self.uses.retain(|_, key| keep(key));
     }
 }

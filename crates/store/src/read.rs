@@ -173,6 +173,10 @@ impl<V: Vfs> Store<V> {
 
     fn resolve(&mut self, key: &LayerKey, tree: &LayerTree, block: u16, blocks: u16) -> io::Result<Vec<Found>> {
         let chunk = &self.chunks[&(key.volume, key.chunk)];
+        let many = chunk.layers.len() > WALK_MAX;
+        if many && self.owners.get(key).is_some() {
+            return self.resolve_by_owner(key, block, blocks);
+        }
         let candidates: Vec<LayerId> = match &chunk.layers[..] {
             // The usual chunk: never snapshotted, not cloned.
             [only] if only.id == key.layer => return self.layer(key, block, blocks),
@@ -184,7 +188,9 @@ impl<V: Vfs> Store<V> {
                 .collect(),
         };
         if candidates.len() > WALK_MAX {
-            return self.resolve_by_owner(key, &candidates, block, blocks);
+            let owners = self.owner_map(key, &candidates)?;
+            self.owners.insert(*key, owners);
+            return self.resolve_by_owner(key, block, blocks);
         }
         let mut found = vec![NOTHING; blocks as usize];
         for layer in candidates {
@@ -201,17 +207,8 @@ impl<V: Vfs> Store<V> {
         Ok(found)
     }
 
-    fn resolve_by_owner(
-        &mut self,
-        key: &LayerKey,
-        candidates: &[LayerId],
-        block: u16,
-        blocks: u16,
-    ) -> io::Result<Vec<Found>> {
-        if self.owners.get(key).is_none() {
-            let owners = self.owner_map(key, candidates)?;
-            self.owners.insert(*key, owners);
-        }
+    /// With the owner map, which is there.
+    fn resolve_by_owner(&mut self, key: &LayerKey, block: u16, blocks: u16) -> io::Result<Vec<Found>> {
         let range = block as usize..block as usize + blocks as usize;
         let owners: Vec<LayerId> = self.owners.get(key).map(|map| map[range].to_vec()).unwrap_or_default();
         let mut found = Vec::with_capacity(owners.len());

@@ -55,7 +55,7 @@ impl Options {
             journal_bytes_max: 256 << 20,
             segment_bytes: 64 << 20,
             owner_cache_bytes: 32 << 20,
-            open_layers_max: 400,
+            open_layers_max: 2000,
             in_place_blocks_min: 16,
             full_percent: 90,
             rebuild_percent: 85,
