@@ -122,11 +122,20 @@ impl Overlay {
     /// Put a run over whatever was there.
     pub fn insert(&mut self, block: u16, run: Run) {
         let end = u32::from(block) + u32::from(run.blocks);
-        if let Some((&before, old)) = self.runs.range(..block).next_back() {
+        if let Some((&before, old)) = self.runs.range_mut(..=block).next_back() {
             let old_end = u32::from(before) + u32::from(old.blocks);
+            if before == block && old.blocks == run.blocks {
+                *old = run;
+                return;
+            }
             if old_end > u32::from(block) {
                 self.cut(before, u32::from(block), end);
             }
+        }
+        if run.blocks == 1 {
+            // Nothing can begin within it, and what began before it has been cut.
+            self.runs.insert(block, run);
+            return;
         }
         while let Some((&first, _)) = self.runs.range(block..).next().filter(|(first, _)| u32::from(**first) < end) {
             self.cut(first, u32::from(block), end);
