@@ -47,6 +47,7 @@ struct Work<V: Vfs> {
 
 enum Stage {
     Journal,
+    Volumes,
     Apply,
     SyncFiles,
     SyncNames,
@@ -113,6 +114,9 @@ impl<V: Vfs> Store<V> {
                 layers: chunk.layers.iter().map(|layer| (layer.id, layer.allocated_bytes)).collect(),
             });
         }
+        // What only gives room back comes before what may need some.
+        let takes_room = |work: &Work<V>| !work.runs.iter().all(|(_, run)| run.place(0).is_none());
+        todo.make_contiguous().sort_by_key(takes_room);
         self.checkpointing = true;
         self.in_place_bytes = 0;
         let lsn = self.appended_lsn();
@@ -191,8 +195,13 @@ impl<V: Vfs> CheckpointJob<V> {
         match self.stage {
             Stage::Journal => {
                 self.ticket.as_ref().map_or(Ok(()), SyncTicket::run)?;
-                self.stage = Stage::Apply;
+                self.stage = Stage::Volumes;
             }
+            // First, so that a disk without any room gets some: their fences have taken them out of every table.
+            Stage::Volumes => match self.doomed.volumes.pop_first() {
+                Some(volume) => self.remove_volume(volume),
+                None => self.stage = Stage::Apply,
+            },
             Stage::Apply => match self.todo.pop_front() {
                 Some(work) => self.apply(work)?,
                 None => self.stage = Stage::SyncFiles,
@@ -225,15 +234,10 @@ impl<V: Vfs> CheckpointJob<V> {
                 self.vfs.sync_dir(FOLDER)?;
                 self.stage = Stage::Remove;
             }
-            Stage::Remove => {
-                if let Some(volume) = self.doomed.volumes.pop_first() {
-                    self.remove_volume(volume);
-                } else if let Some(key) = self.doomed.layers.pop_first() {
-                    self.remove_layer(key);
-                } else {
-                    self.stage = Stage::Done;
-                }
-            }
+            Stage::Remove => match self.doomed.layers.pop_first() {
+                Some(key) => self.remove_layer(key),
+                None => self.stage = Stage::Done,
+            },
             Stage::Done => {}
         }
         Ok(matches!(self.stage, Stage::Done))

@@ -9,6 +9,7 @@ use crate::{LayerKey, LayerTree, Mutation, MutationKind, Options, Staged, Store}
 
 mod basic;
 mod crash;
+mod full;
 mod layers;
 mod rebuild;
 

@@ -118,9 +118,11 @@ impl Disk {
     }
 
     fn used_bytes(&self) -> u64 {
+        // A file whose name is gone gives its room back.
         let sectors: usize = self
-            .nodes
+            .names
             .values()
+            .filter_map(|node| self.nodes.get(node))
             .map(|node| {
                 let kept = node.durable.keys().filter(|number| !node.pending.contains_key(number)).count();
                 kept + node.pending.values().filter(|versions| versions.last().is_some_and(Option::is_some)).count()
@@ -172,6 +174,12 @@ impl MemVfs {
     /// The disk holds this much; `None` is no limit.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.disk().capacity_bytes = bytes;
+    }
+
+    /// What all files take.
+    #[must_use]
+    pub fn used_bytes(&self) -> u64 {
+        self.disk().used_bytes()
     }
 
     /// Changing operations so far.
