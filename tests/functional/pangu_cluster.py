@@ -125,13 +125,27 @@ class PanguCluster:
             await register(store, self.config)
 
     def start_gateway(self) -> None:
+        self._start_gateway("gateway", self.config, Path(self.config.run_dir) / "nbd")
+
+    async def add_gateway(self) -> None:
+        """Start the gateway of the other host, ``h2``, and wait until the master has it."""
+        nbd = Path(self.config.run_dir) / "nbd-h2"
+        nbd.mkdir(mode=0o700, exist_ok=True)
+        self._start_gateway("gateway-h2", self.standby, nbd)
+
+        async def up() -> bool:
+            return {g["id"] for g in await self.client.gateways() if g["state"] == "up"} >= {"h2"}
+
+        await eventually(up, 20, "the gateway of h2 is up")
+
+    def _start_gateway(self, name: str, config: Config, nbd: Path) -> None:
         settings = {
-            "host": "h1",
-            "listen": f"127.0.0.1:{self.config.gateway_port}",
-            "nbd_dir": str(Path(self.config.run_dir) / "nbd"),
+            "host": config.host,
+            "listen": f"127.0.0.1:{config.gateway_port}",
+            "nbd_dir": str(nbd),
             "cluster_secret_file": str(self.folder / "secrets" / "cluster"),
         }
-        self._start("gateway", GATEWAY, self._settings("gateway", settings))
+        self._start(name, GATEWAY, self._settings(name, settings))
 
     def _settings(self, name: str, settings: dict[str, Any]) -> Path:
         path = self.folder / f"{name}.json"

@@ -10,6 +10,7 @@ from yuntai import log
 from yuntai.model.cluster import Gateway
 from yuntai.pangu import wire
 from yuntai.pangu.errors import NotFound, Unavailable
+from yuntai.pangu.handover import Handover
 from yuntai.state import Deleted, Put, Reset
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class Gateways:
         self._gateways: dict[str, _Gateway] = {}
         self._listed = False
         self._event_slots = asyncio.Semaphore(EVENTS_AT_ONCE_MAX)
+        self.handover = Handover()
 
     async def run(self) -> None:
         """Follow the registrations and keep a connection to each gateway, until cancelled."""
@@ -146,12 +148,13 @@ class Gateways:
         self.record(host)
         known = self._gateways[host]
         try:
-            async with asyncio.timeout(timeout_s):
-                await known.ready.wait()
-                channel = known.channel
-                if channel is None:
-                    raise Unavailable(f"the gateway of {host} has just gone; try again")
-                answer = await self._ask(known, channel, request, timeout_s)
+            async with asyncio.timeout(timeout_s) as waiting:
+                with self.handover.asking(host, request, waiting):
+                    await known.ready.wait()
+                    channel = known.channel
+                    if channel is None:
+                        raise Unavailable(f"the gateway of {host} has just gone; try again")
+                    answer = await self._ask(known, channel, request, timeout_s)
         except wire.Refused:
             raise
         except TimeoutError as error:

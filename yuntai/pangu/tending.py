@@ -143,7 +143,7 @@ class Tending:
                     return
                 await self._office.change(volume, rules.untended)
                 _log.info("tended", volume=volume, gateway=was.tended_by)
-                await self._serving.dismiss(was)
+                self._serving.dismiss_soon(was)
         except (PanguError, StateError) as error:
             _log.info("tending not ended", volume=volume, error=str(error))
         self._idle.pop(volume, None)

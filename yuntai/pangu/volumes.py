@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import AsyncExitStack, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
@@ -115,7 +116,7 @@ class Volumes:
 
             was = (await self._office.volume(volume_id)).value
             marked = await self._office.change(volume_id, mark)
-            await self._serving.dismiss(was)
+            self._serving.dismiss_soon(was)
         self._garbage.wake()
         return marked
 
@@ -123,10 +124,9 @@ class Volumes:
         """Have the gateway of ``want.host`` serve a volume, and fence whoever served it before."""
         self._gateways.record(want.host)
         number = volume_number(volume_id)
-        async with self._office.lock(volume_id):
+        async with AsyncExitStack() as held:
+            await self._take(held, volume_id, want)
             was = (await self._office.volume(volume_id)).value
-            if not want.host:
-                raise Invalid("`host` is empty; name the host that is to serve the volume")
             served = self._gateways.generation_open(want.host, number)
             granted = await self._office.change(volume_id, lambda current: rules.attach(current, want, served))
             if granted.generation != was.generation:
@@ -135,6 +135,17 @@ class Volumes:
                 self._serving.dismiss_soon(was)
             socket = await self._serving.open(granted)
         return Attached(volume=volume_id, generation=granted.generation, socket=socket, uri=nbd_uri(volume_id, socket))
+
+    async def _take(self, held: AsyncExitStack, volume_id: str, want: rules.Want) -> None:
+        """Hold the volume's lock, which whoever waits for the former host's gateway gives up for this."""
+        if not want.host:
+            raise Invalid("`host` is empty; name the host that is to serve the volume")
+        number = volume_number(volume_id)
+        was = (await self._office.volume(volume_id)).value
+        rules.attach(was, want, self._gateways.generation_open(want.host, number))
+        former = rules.holder(was)
+        with self._gateways.handover.leave(former, number) if former not in ("", want.host) else nullcontext():
+            await held.enter_async_context(self._office.lock(volume_id))
 
     async def detach(self, volume_id: str, host: str, *, force: bool) -> Volume:
         """Have the gateway flush and let go, then record it. Fine if it is not attached."""
@@ -166,7 +177,7 @@ class Volumes:
             was = (await self._office.volume(volume_id)).value
             volume = await self._grow(volume_id, size_bytes)
             if was.tended_by and not volume.tended_by:
-                await self._serving.dismiss(was)
+                self._serving.dismiss_soon(was)
             if volume.state == "attached":
                 chunks = await layout.load_chunks(self._office.store, volume)
                 request = layout.resize_request(volume, chunks, self._servers.by_number())

@@ -1,0 +1,65 @@
+"""Who has a volume open when something is wrong with it: its gateway hangs, one replica is left, nobody may write."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+
+import pytest
+
+from tests.functional.pangu_cluster import CHUNKSERVER, GATEWAY, GIB, PanguCluster, qemu_io
+
+pytestmark = [
+    pytest.mark.functional,
+    pytest.mark.timeout(180),
+    pytest.mark.skipif(
+        not (CHUNKSERVER.exists() and GATEWAY.exists()),
+        reason="the programs are not built; run: make test",
+    ),
+]
+
+
+async def test_a_volume_is_taken_over_at_once_from_a_gateway_that_hangs(cluster: PanguCluster) -> None:
+    client = cluster.client
+    await cluster.add_gateway()
+    volume = await client.create_volume(GIB)
+    uri = await client.connect(volume.id, "h1")
+    await qemu_io(uri, "write -P 1 0 8M")
+    hung = cluster.processes["gateway"]
+    hung.send_signal(signal.SIGSTOP)
+    began = time.monotonic()
+    uri = await client.connect(volume.id, "h2")
+    took_s = time.monotonic() - began
+    print(f"attached elsewhere while the old gateway hangs: {1000 * took_s:.0f} ms")
+    await qemu_io(uri, "read -P 1 0 8M", "write -P 2 0 4M", "flush")
+    # The old one wakes up as one that was fenced: nothing that it still has may reach a replica.
+    hung.send_signal(signal.SIGCONT)
+    await asyncio.sleep(1)
+    await qemu_io(uri, "read -P 2 0 4M", "read -P 1 4M 4M", "write -P 3 0 1M", "flush")
+    assert (await client.volume(volume.id)).host == "h2"
+    assert took_s < 1
+
+
+async def test_what_waits_for_a_gateway_that_hangs_does_not_hold_up_the_take_over(cluster: PanguCluster) -> None:
+    client = cluster.client
+    await cluster.add_gateway()
+    volume = await client.create_volume(GIB)
+    uri = await client.connect(volume.id, "h1")
+    await qemu_io(uri, "write -P 1 0 8M")
+    hung = cluster.processes["gateway"]
+    hung.send_signal(signal.SIGSTOP)
+    waiting = [asyncio.create_task(client.snapshot(volume.id, f"s{number}")) for number in range(3)]
+    await asyncio.sleep(0.5)
+    assert not any(task.done() for task in waiting)
+    began = time.monotonic()
+    uri = await client.connect(volume.id, "h2")
+    took_s = time.monotonic() - began
+    print(f"attached elsewhere while snapshots wait for the old gateway: {1000 * took_s:.0f} ms")
+    # What had begun is done by the new gateway.
+    nodes = await asyncio.gather(*waiting)
+    assert len(set(nodes)) == 3
+    assert set((await client.volume(volume.id)).snapshots.values()) == {"done"}
+    await qemu_io(uri, "read -P 1 0 8M", "write -P 2 0 4M", "flush")
+    hung.send_signal(signal.SIGCONT)
+    assert took_s < 1
