@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.functional.pangu_cluster import CHUNKSERVER, GATEWAY, GIB, PanguCluster, qemu_io
+from tests.functional.pangu_cluster import CHUNKSERVER, GATEWAY, GIB, MIB, PanguCluster, eventually, qemu_io
 
 pytestmark = [
     pytest.mark.functional,
@@ -63,3 +63,34 @@ async def test_what_waits_for_a_gateway_that_hangs_does_not_hold_up_the_take_ove
     await qemu_io(uri, "read -P 1 0 8M", "write -P 2 0 4M", "flush")
     hung.send_signal(signal.SIGCONT)
     assert took_s < 1
+
+
+async def test_a_closed_volume_is_repaired_from_its_last_whole_replica(cluster: PanguCluster) -> None:
+    """One server missed writes, and the other in-sync one is gone: the third has everything, and gives it."""
+    client = cluster.client
+    await client.operate("settings", {"values": {"tend_after_s": 0}})
+    volume = await client.create_volume(512 * MIB)
+    uri = await client.connect(volume.id, "h1")
+    await qemu_io(uri, "write -P 1 0 1M", "write -P 2 400M 1M", "flush")
+    cluster.kill("cs-2")
+    await qemu_io(uri, "write -P 3 512k 1M", "flush")
+    await client.detach(volume.id, "h1")
+    cluster.kill("cs-3")
+    cluster.start_chunkserver(2)
+
+    async def repaired() -> bool:
+        return set((await client.volume(volume.id)).stale) == {"3"}
+
+    began = time.monotonic()
+    await eventually(repaired, 40, "cs-2 has everything and counts, so that cs-3 need not")
+    print(f"repaired from one replica {time.monotonic() - began:.1f} s after the second one's start")
+    # What it got is everything: it serves alone beside the one that comes back.
+    cluster.start_chunkserver(3)
+
+    async def whole() -> bool:
+        return not (await client.volume(volume.id)).stale
+
+    await eventually(whole, 40, "cs-3 is readmitted")
+    cluster.kill("cs-1")
+    uri = await client.connect(volume.id, "h1")
+    await qemu_io(uri, "read -P 1 0 512k", "read -P 3 512k 1M", "read -P 2 400M 1M", "write -P 4 0 1M", "flush")

@@ -211,6 +211,26 @@ async def test_a_volume_that_nobody_has_attached_is_repaired(tmp_path: Path) -> 
         await qemu_io(uri, *CHECK, within_s=60)
 
 
+async def test_a_closed_volume_outlives_two_lost_servers_of_three(tmp_path: Path) -> None:
+    """One missed writes and is lost, the other in-sync one is lost too: the third has everything, and gives it."""
+    async with store(tmp_path, ("rack-1", "rack-2", "rack-3", "rack-4", "rack-5")) as cluster:
+        client = cluster.client
+        await client.operate("settings", {"values": {"tend_after_s": 600}})
+        volume = await client.create_volume(64 * MIB)
+        uri = await client.connect(volume.id, "h1")
+        await qemu_io(uri, "write -P 7 0 1M", "flush")
+        first, second, _ = (await placement(cluster, volume.id))[0]
+        cluster.kill(f"cs-{first}")
+        await qemu_io(uri, "write -P 8 512k 1M", "flush")
+        await client.detach(volume.id, "h1")
+        cluster.kill(f"cs-{second}")
+        await client.operate("settings", {"values": {"tend_after_s": 0}})
+        await left(cluster, volume.id, first, second)
+        uri = await client.connect(volume.id, "h1")
+        await qemu_io(uri, "read -P 7 0 512k", "read -P 8 512k 1M", "write -P 9 0 1M", "flush")
+        assert len(set((await placement(cluster, volume.id))[0])) == 3
+
+
 async def test_moves_go_on_over_the_deaths_of_masters(tmp_path: Path) -> None:
     async with store(tmp_path, moves_per_volume=1) as cluster:
         client = cluster.client

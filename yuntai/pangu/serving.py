@@ -84,10 +84,14 @@ class Serving:
 
     async def close(self, host: str, volume: str, generation: int) -> None:
         """Have a gateway flush and let go of a volume; fine if it does not serve it."""
-        request = {"op": "close", "volume": volume_number(volume), "generation": generation}
+        number = volume_number(volume)
+        request = {"op": "close", "volume": number, "generation": generation}
         try:
             await self.gateways.call(host, request, CLOSE_TIMEOUT_S)
         except wire.Refused as error:
+            await self.gateways.refresh(host)
+            if self.gateways.generation_open(host, number) != generation:
+                return  # it was fenced while it was being closed
             raise Conflict(f"the gateway of {host} refuses to close {volume}: {error}") from error
 
     async def reconcile(self, host: str) -> None:

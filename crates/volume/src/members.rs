@@ -3,13 +3,13 @@
 
 use yuntai_proto::control::{EventAnswer, GatewayEvent};
 use yuntai_proto::data::ChunkState;
-use yuntai_proto::{ChunkIndex, ServerId};
+use yuntai_proto::{ChunkIndex, Position, ServerId};
 
 use crate::api::Action;
 use crate::chunk::{Role, Standing};
 use crate::guest::FlushFor;
 use crate::level::survivor;
-use crate::server::DegradeWish;
+use crate::server::{DegradeWish, Server};
 use crate::volume::{Phase, Volume};
 
 /// After a refusal the same question is not asked again before this.
@@ -143,7 +143,7 @@ impl Volume {
         let now = self.now;
         let Some(server) = self.servers.get_mut(&id) else { return };
         if server.required && server.degrade.is_none() && !self.spec.read_only {
-            server.degrade = Some(DegradeWish { reason: reason.to_owned(), ask_at: now, told: false });
+            server.degrade = Some(DegradeWish { reason: reason.to_owned(), ask_at: now, told: false, refused: false });
             self.propose();
         }
     }
@@ -257,6 +257,10 @@ impl Volume {
                 self.note(Some(id), None, format!("in-sync set changed: stale servers are now {stale:?}"));
             }
             (Raised::Degrade(id) | Raised::Readmit(id), EventAnswer::Refused { reason }) => {
+                let wish = self.servers.get_mut(&id).and_then(|server| server.degrade.as_mut());
+                if let (Raised::Degrade(_), Some(wish)) = (raised, wish) {
+                    wish.refused = true;
+                }
                 self.note(Some(id), None, format!("the master refused {raised:?}: {reason}"));
             }
             (Raised::Degrade(id) | Raised::Readmit(id), EventAnswer::Ok {} | EventAnswer::Placed { .. }) => {
@@ -280,11 +284,14 @@ impl Volume {
         self.propose();
     }
 
-    /// Serve, if every in-sync server has been claimed.
+    /// Serve, if every in-sync server has been claimed, or one has and the master cannot spare those that were not:
+    /// then what they have in common serves nobody yet, but others can be repaired from the one that is here.
     pub(crate) fn try_open(&mut self) {
         let mut in_sync = self.servers.values().filter(|server| server.required);
         if self.writable() {
-            if !in_sync.all(|server| server.dialer.ready()) {
+            let needed = |server: &Server| server.degrade.as_ref().is_some_and(|wish| wish.refused);
+            let some = in_sync.clone().any(|server| server.dialer.ready());
+            if !some || !in_sync.all(|server| server.dialer.ready() || needed(server)) {
                 return;
             }
         } else {
@@ -317,6 +324,12 @@ impl Volume {
     }
 
     /// Choose the survivor of a chunk that has none yet, if its in-sync servers have all been heard.
+    ///
+    /// While one of them has not, the chunk serves nobody, since that one may have the longest history. But those that
+    /// are heard have every acknowledged write, each of them. So replicas that do not count are repaired from the
+    /// longest history so far, and when they count too, the master can spare the one that is away. Should it come first
+    /// and have more (what was never acknowledged, and nobody has read), then that is the survivor, and all the others
+    /// are brought level once more.
     pub(crate) fn settle(&mut self, number: ChunkIndex) {
         if self.settled[number as usize] {
             return;
@@ -326,28 +339,51 @@ impl Volume {
         let members: Vec<&crate::chunk::Replica> =
             (0..chunk.replicas.len()).filter(in_sync).map(|index| &chunk.replicas[index]).collect();
         let heard = |replica: &&crate::chunk::Replica| self.servers[&replica.server].dialer.ready();
-        if members.is_empty() || (self.writable() && !members.iter().all(heard)) {
-            return;
-        }
         let claims: Vec<ChunkState> = members
             .iter()
             .filter(|replica| heard(replica))
             .map(|replica| self.servers[&replica.server].claim_of(number))
             .collect();
+        if claims.is_empty() {
+            return;
+        }
+        let all = !self.writable() || claims.len() == members.len();
         let Some(position) = survivor(&claims) else {
             self.note(None, Some(number), "no in-sync replica holds a whole history: waiting");
-            return;
+            self.rebuilds.retain(|(chunk, _), _| *chunk != number);
+            return self.level_with(number, None, true);
         };
-        self.settled[number as usize] = true;
-        self.chunks[number as usize].open_at(position);
-        self.rebuilds.retain(|(chunk, _), _| *chunk != number); // they were towards another history
-        for index in 0..self.chunks[number as usize].replicas.len() {
-            let server = self.chunks[number as usize].replicas[index].server;
-            let (claim, ready) = (self.servers[&server].claim_of(number), self.servers[&server].dialer.ready());
-            let same = !claim.rebuilding && (claim.position == position || !self.writable());
-            let standing = if ready && same { Standing::Whole } else { Standing::Behind { retry_at: 0 } };
-            self.set_standing(number, index, standing);
+        let anew = all || chunk.required & chunk.whole == 0 || chunk.opened != position;
+        self.settled[number as usize] = all;
+        if anew {
+            self.chunks[number as usize].open_at(position);
+            self.rebuilds.retain(|(chunk, _), _| *chunk != number); // they were towards another history
         }
+        self.level_with(number, Some(position), anew);
         self.after_change(number);
+    }
+
+    /// Of a chunk that has served nobody: who is whole there, if the history ends at `survivor`? Unless it is chosen
+    /// `anew`, rebuilds towards it go on.
+    fn level_with(&mut self, number: ChunkIndex, survivor: Option<Position>, anew: bool) {
+        for index in 0..self.chunks[number as usize].replicas.len() {
+            let replica = self.chunks[number as usize].replicas[index];
+            let (claim, ready) =
+                (self.servers[&replica.server].claim_of(number), self.servers[&replica.server].dialer.ready());
+            let same = !claim.rebuilding && (survivor == Some(claim.position) || !self.writable());
+            // What one that joins said of an older replica is not relied on.
+            let relied_on = replica.role != Role::Joining || replica.standing == Standing::Whole;
+            if ready && same && relied_on {
+                self.set_standing(number, index, Standing::Whole);
+            } else if anew || replica.standing == Standing::Whole {
+                self.set_standing(number, index, Standing::Behind { retry_at: 0 });
+            }
+        }
+    }
+
+    /// The chunk has no survivor yet, but one to repair others from.
+    pub(crate) fn is_provisional(&self, number: ChunkIndex) -> bool {
+        let chunk = &self.chunks[number as usize];
+        !self.settled[number as usize] && self.writable() && chunk.required & chunk.whole != 0
     }
 }

@@ -171,7 +171,8 @@ impl Volume {
             let waits = self.moves.not_before.get(&wanted.chunk).is_some_and(|at| *at > self.now);
             let taken = self.moves.joins.contains_key(&wanted.chunk)
                 || due.last().is_some_and(|last: &Move| last.chunk == wanted.chunk);
-            if !waits && !taken && self.chunks[wanted.chunk as usize].serving && self.objection(wanted).is_none() {
+            let source = self.chunks[wanted.chunk as usize].serving || self.is_provisional(wanted.chunk);
+            if !waits && !taken && source && self.objection(wanted).is_none() {
                 due.push(*wanted);
                 pulling += usize::from(!self.is_empty_chunk(wanted.chunk));
             }
@@ -302,6 +303,7 @@ impl Volume {
         self.spec.moves.retain(|one| *one != wanted);
         self.counters.moved_chunks += 1;
         self.let_go(from);
+        self.settle(number); // the one that was waited for may be the one that left
         self.after_change(number);
     }
 

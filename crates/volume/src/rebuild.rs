@@ -115,10 +115,11 @@ impl Volume {
                 let failed = replica.standing != Standing::Whole && begun(replica.server) && !begun(id);
                 counts && (under_way || failed)
             });
-        let allowed = self.rebuild_rate() > 0 || chunk.required >> index & 1 == 1;
+        let counts = chunk.required >> index & 1 == 1;
+        let allowed = self.rebuild_rate() > 0 || counts;
         retry_at <= self.now
             && allowed
-            && self.settled[number as usize]
+            && (self.settled[number as usize] || (!counts && self.is_provisional(number)))
             && !other_in_sync
             && self.pull_source(number, id).is_some()
     }
@@ -269,6 +270,10 @@ impl Volume {
         }
         if fresh && untouched {
             self.settled[number as usize] = false;
+            self.rebuilds.remove(&(number, dest));
+            if let Some(index) = self.chunks[number as usize].index_of(dest) {
+                self.set_standing(number, index, Standing::Behind { retry_at: 0 });
+            }
             self.settle(number);
             self.schedule_rebuilds();
         } else if fresh && dest_counts {

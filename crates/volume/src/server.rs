@@ -147,6 +147,8 @@ pub(crate) struct DegradeWish {
     pub ask_at: Micros,
     /// The master said it: that the server is well does not end the wish.
     pub told: bool,
+    /// The master answered once that too few would be left.
+    pub refused: bool,
 }
 
 /// One of the volume's own servers.

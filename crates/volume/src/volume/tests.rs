@@ -3,6 +3,7 @@
 mod bench;
 mod heal;
 mod hedge;
+mod last;
 mod lazy;
 mod moves;
 mod repair;
