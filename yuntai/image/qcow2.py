@@ -19,6 +19,7 @@ _EXTENSION = struct.Struct(">II")
 
 CLUSTER_BITS = range(9, 22)
 L1_BYTES_MAX = 32 << 20
+SECTOR_BYTES = 512
 SIZE_BYTES_MAX = 4 << 40
 
 _DIRTY, _CORRUPT, _EXTERNAL_DATA, _COMPRESSION_TYPE, _EXTENDED_L2 = (1 << bit for bit in range(5))
@@ -81,6 +82,7 @@ def parse(start: bytes, file_bytes: int) -> Header:
     extensions_at = _V2.size
     if version >= 3:
         extensions_at = _check_v3(start, cluster_bytes)
+    size_bytes -= size_bytes % SECTOR_BYTES  # QEMU counts whole sectors
     _check_size(size_bytes, cluster_bytes, l1_entries)
     _check_tables(file_bytes, cluster_bytes, l1_offset, 8 * l1_entries, "L1 table")
     _check_tables(file_bytes, cluster_bytes, refcount_offset, refcount_clusters * cluster_bytes, "refcount table")
