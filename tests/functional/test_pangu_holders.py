@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import sys
 import time
 
 import pytest
 
-from tests.functional.pangu_cluster import CHUNKSERVER, GATEWAY, GIB, MIB, PanguCluster, eventually, qemu_io
+from tests.functional.pangu_cluster import (
+    CHUNKSERVER,
+    GATEWAY,
+    GIB,
+    MIB,
+    ROOT,
+    PanguCluster,
+    eventually,
+    qemu_io,
+)
 
 pytestmark = [
     pytest.mark.functional,
@@ -63,6 +74,62 @@ async def test_what_waits_for_a_gateway_that_hangs_does_not_hold_up_the_take_ove
     await qemu_io(uri, "read -P 1 0 8M", "write -P 2 0 4M", "flush")
     hung.send_signal(signal.SIGCONT)
     assert took_s < 1
+
+
+EXPORT = """
+import asyncio, sys, time
+from pathlib import Path
+from yuntai.config import load
+from yuntai.image import library
+from yuntai.pangu.client import PanguClient
+
+library.KEEP_S, library.KEEP_EVERY_S = 4, 1.0
+
+def slowly(done, whole):
+    print("reading", flush=True)
+    time.sleep(60)
+
+async def main():
+    volume, node, out, url = sys.argv[1:]
+    async with PanguClient([url], load().secret("cluster")) as client:
+        await library.export_image(client, volume, int(node), Path(out), host="h1", progress=slowly)
+
+asyncio.run(main())
+"""
+
+
+async def test_an_export_that_is_killed_leaves_nothing_behind(cluster: PanguCluster) -> None:
+    client = cluster.client
+    disk = await client.create_volume(GIB)
+    uri = await client.connect(disk.id, "h1")
+    await qemu_io(uri, *(f"write -P 1 {at}M 8M" for at in range(0, 256, 8)), "flush")
+    node = await client.snapshot(disk.id, "s")
+    await client.detach(disk.id, "h1")
+
+    async def clones() -> list[str]:
+        return [str(one["id"]) for one in await client.volumes() if one["id"] != disk.id and one["state"] != "deleting"]
+
+    leader = cluster.config if await cluster.leading() == "h1" else cluster.standby
+    export = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", EXPORT, disk.id, str(node), str(cluster.folder / "out.qcow2")),
+        f"http://127.0.0.1:{leader.master_port}",
+        env={**os.environ, "PYTHONPATH": str(ROOT), "YUNTAI_CONFIG": str(cluster.folder / "h1.json")},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert export.stdout is not None
+    assert await asyncio.wait_for(export.stdout.readline(), 20) == b"reading\n"
+    await asyncio.sleep(6)
+    assert len(await clones()) == 1, "while it works its clone is kept"
+    export.kill()
+    await export.wait()
+
+    async def none() -> bool:
+        return not await clones()
+
+    began = time.monotonic()
+    await eventually(none, 40, "the clone is deleted")
+    print(f"a killed export's clone was deleted {time.monotonic() - began:.0f} s later")
+    await client.delete_volume(disk.id)
 
 
 async def test_a_closed_volume_is_repaired_from_its_last_whole_replica(cluster: PanguCluster) -> None:

@@ -11,6 +11,8 @@ from yuntai.control.requests import adopted
 from yuntai.model.cluster import Volume, VolumeSource
 from yuntai.model.compute import Snapshot
 
+KEEP_S = 300
+"""A clone that nobody asks to keep for so long is deleted: whoever read it was killed."""
 _OPENED = """
     CloneId CreationTime DiskId DiskKind Export Node:i SizeBytes:i SnapshotId SnapshotName Socket Uri VolumeId
 """
@@ -31,7 +33,7 @@ async def _snapshot(call: Call) -> Snapshot:
 async def open_snapshot(call: Call) -> dict[str, Any]:
     """Serve a snapshot's bytes, read-only, on a host: through a clone, so that its disk's own I/O is left alone.
 
-    Detach and delete the clone when it is read.
+    Detach and delete the clone when it is read; whoever takes long says KeepVolume now and then.
     """
     snapshot = await _snapshot(call)
     volume = await call.context.reads.get(Volume, snapshot.volume)
@@ -40,7 +42,7 @@ async def open_snapshot(call: Call) -> dict[str, Any]:
     size_bytes = volume.value.snapshot_bytes.get(str(snapshot.node), volume.value.size_bytes)
     volumes = call.context.volumes
     source = VolumeSource(volume=snapshot.volume, node=snapshot.node)
-    clone = await volumes.create_volume(size_bytes, source=source)
+    clone = await volumes.create_volume(size_bytes, source=source, keep_s=KEEP_S)
     try:
         opened = await volumes.attach(clone.id, call.text("HostId"), read_only=True)
     except BaseException:
@@ -60,6 +62,13 @@ async def open_snapshot(call: Call) -> dict[str, Any]:
         "Uri": opened.uri,
         "VolumeId": snapshot.volume,
     }
+
+
+@action(YUNTAI, "KeepVolume", "VolumeId!", operator=True)
+async def keep_volume(call: Call) -> dict[str, Any]:
+    """Say that the clone of OpenSnapshot is still being read."""
+    await call.context.volumes.keep(call.text("VolumeId"), KEEP_S)
+    return {}
 
 
 @action(YUNTAI, "DescribeSnapshotChanges", "SnapshotId! Since:i FirstChunk:i Chunks:i", "Changes", operator=True)

@@ -36,9 +36,12 @@ class Volumes(Protocol):
     """What the operator's actions ask of the block store; :class:`yuntai.pangu.client.PanguClient` is one."""
 
     async def create_volume(
-        self, size_bytes: int, *, source: VolumeSource | None = None, client_token: str = ""
+        self, size_bytes: int, *, source: VolumeSource | None = None, client_token: str = "", keep_s: int = 0
     ) -> Volume:
-        """Create a volume, empty or on a snapshot of another one."""
+        """Create a volume, empty or on a snapshot of another one; one that is kept for a time only, with ``keep_s``."""
+
+    async def keep(self, volume_id: str, keep_s: int) -> None:
+        """Say that such a volume is still needed."""
 
     async def delete_volume(self, volume_id: str) -> None:
         """Delete a volume; fine if it is gone."""

@@ -27,6 +27,7 @@ app = typer.Typer(no_args_is_help=True, help="snapshots in an object store or a 
 GIB = 1 << 30
 REGION_CHUNKS = 64
 CONFLICT = 409
+KEEP_EVERY_S = 5.0
 Url = Annotated[str, typer.Argument(metavar="URL", help="file:///folder, or s3://bucket/prefix with AWS_… set")]
 SnapshotId = Annotated[str, typer.Argument(metavar="SNAPSHOT", help="the snapshot's id, s-…")]
 Host = Annotated[str, typer.Option("--host", help="the host whose gateway does the work")]
@@ -103,8 +104,22 @@ async def _export(
             raise
         return parse_changes(answer["Changes"])
 
-    async with await NbdClient.connect(local_path(host, opened["Socket"]), opened["Export"]) as nbd:
-        return await archive.export(repository, Frozen(nbd, ask), about, again=again, progress=progress)
+    keeping = asyncio.create_task(_keep(api, opened["CloneId"]))
+    try:
+        async with await NbdClient.connect(local_path(host, opened["Socket"]), opened["Export"]) as nbd:
+            return await archive.export(repository, Frozen(nbd, ask), about, again=again, progress=progress)
+    finally:
+        keeping.cancel()
+
+
+async def _keep(api: Api, volume_id: str) -> None:
+    """Say now and then that the clone is still being read: one that nobody asks for is deleted."""
+    while True:
+        await asyncio.sleep(KEEP_EVERY_S)
+        try:
+            await asyncio.to_thread(lambda: api.operator("KeepVolume", VolumeId=volume_id))
+        except CliError as error:
+            err.print(f"could not ask to keep volume {volume_id}: {error}")
 
 
 def import_(

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 GIB = 1 << 30
+KEEP_S = 300
+KEEP_EVERY_S = 5.0
 
 _log = log.get("image")
 
@@ -115,11 +117,13 @@ async def export_image(
 ) -> None:
     """Write snapshot ``node`` of a volume to a qcow2 file, also while the volume is in use.
 
-    A clone is made, read, and deleted: so the volume's own attachment is left alone.
+    A clone is made, read, and deleted: so the volume's own attachment is left alone. If this process is killed the
+    block store deletes it, some minutes later.
     """
     clone = await pangu.create_volume(
-        (await pangu.volume(volume)).size_bytes, source=VolumeSource(volume=volume, node=node)
+        (await pangu.volume(volume)).size_bytes, source=VolumeSource(volume=volume, node=node), keep_s=KEEP_S
     )
+    keeping = asyncio.create_task(_keep(pangu, clone.id))
     try:
         attached = await pangu.attach(clone.id, host, read_only=True)
         await _in_thread(
@@ -128,7 +132,18 @@ async def export_image(
             )
         )
     finally:
+        keeping.cancel()
         await asyncio.shield(_discard(pangu, clone.id, host))
+
+
+async def _keep(pangu: PanguClient, volume: str) -> None:
+    """Say now and then that a volume of ours is still needed."""
+    while True:
+        await asyncio.sleep(KEEP_EVERY_S)
+        try:
+            await pangu.keep(volume, KEEP_S)
+        except PanguError as error:
+            _log.info("could not ask to keep the volume", volume=volume, error=str(error))
 
 
 async def _in_thread(work: Callable[[threading.Event], T]) -> T:

@@ -121,6 +121,7 @@ class Volume(Record, frozen=True, kw_only=True):
     group: tuple[str, ...] = ()  # while a snapshot is pending: the volumes that its gateway is to switch with this one
     rollbacks: tuple[str, ...] = ()  # the callers' tokens of the last ones, so that a retry does not roll back twice
     tended_by: str = ""  # while not attached: the gateway that has it open under this generation, to repair or hydrate
+    kept_until: str = ""  # an auxiliary volume, such as an export reads: deleted when nobody asked to keep it longer
     placed: int = 0  # moves committed so far; whoever decides by the placement compares this record
     created: str
 

@@ -10,6 +10,7 @@ import structlog
 from aiohttp import web
 
 from yuntai import __version__, log
+from yuntai.model.base import ago_utc
 from yuntai.pangu import api_operator, http_auth, rules
 from yuntai.pangu.errors import Invalid, NotFound, PanguError
 from yuntai.pangu.office import unavailable
@@ -18,6 +19,7 @@ from yuntai.pangu.requests import (
     CreateVolume,
     Detach,
     GroupTaken,
+    Keep,
     Resize,
     Rollback,
     Snapshot,
@@ -73,6 +75,7 @@ def routes() -> list[tuple[str, str, Callable[[Session, web.Request, bytes], Awa
         ("DELETE", f"{volume}/snapshots/{{key}}", _delete_snapshot),
         ("POST", f"{volume}/rollback", _rollback),
         ("POST", f"{volume}/renew", _renew),
+        ("POST", f"{volume}/keep", _keep),
         ("GET", f"{volume}/tree", _tree),
         ("POST", "/v1/snapshot-groups", _snapshot_group),
         ("GET", f"{volume}/stats", _stats),
@@ -201,6 +204,11 @@ async def _rollback(session: Session, request: web.Request, body: bytes) -> Any:
 async def _renew(session: Session, request: web.Request, _body: bytes) -> Any:
     await session.volumes.renew(_id(request))
     return {}
+
+
+async def _keep(session: Session, request: web.Request, body: bytes) -> Any:
+    until = ago_utc(-_body(Keep, body).keep_s)
+    return view(await session.office.change(_id(request), lambda volume: rules.keep(volume, until)))
 
 
 async def _tree(session: Session, request: web.Request, _body: bytes) -> Any:

@@ -78,9 +78,13 @@ class PanguClient:
         volume_id: str = "",
         source: VolumeSource | None = None,
         client_token: str = "",
+        keep_s: int = 0,
     ) -> Volume:
-        """Create a volume; with an id or a token that was used before, return the volume made then."""
-        body = {"size_bytes": size_bytes, "id": volume_id, "client_token": client_token}
+        """Create a volume; with an id or a token that was used before, return the volume made then.
+
+        ``keep_s`` makes an auxiliary one: it is deleted by itself when :meth:`keep` was not called for so long.
+        """
+        body = {"size_bytes": size_bytes, "id": volume_id, "client_token": client_token, "keep_s": keep_s}
         body["source"] = msgspec.to_builtins(source)
         return convert(await self.request("POST", "/v1/volumes", body), Volume)
 
@@ -125,6 +129,10 @@ class PanguClient:
         return convert(
             await self.request("POST", f"/v1/volumes/{volume_id}/resize", {"size_bytes": size_bytes}), Volume
         )
+
+    async def keep(self, volume_id: str, keep_s: int) -> None:
+        """Say that an auxiliary volume is still needed, for ``keep_s`` at least."""
+        await self.request("POST", f"/v1/volumes/{volume_id}/keep", {"keep_s": keep_s})
 
     async def renew(self, volume_id: str) -> None:
         """Have the volume's NBD clients connect again, so that they see its present size."""

@@ -14,6 +14,13 @@ class CreateVolume(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     id: str = ""
     source: VolumeSource | None = None
     client_token: str = ""
+    keep_s: int = 0  # above 0: an auxiliary volume, deleted after so long unless it is asked for by `Keep` in time
+
+
+class Keep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``POST /v1/volumes/{id}/keep``: an auxiliary volume is still needed, for this long at least."""
+
+    keep_s: int
 
 
 class Attach(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -103,6 +103,13 @@ def reopen(volume: Volume) -> Volume:
     return replace(volume, generation=volume.generation + 1)
 
 
+def keep(volume: Volume, until: str) -> Volume:
+    """Return the record of an auxiliary volume that is kept until then; of another one there is nothing to say."""
+    if volume.state == "deleting":
+        raise Conflict(f"volume {volume.id} is being deleted: nobody has asked to keep it for too long")
+    return replace(volume, kept_until=max(volume.kept_until, until)) if volume.kept_until else volume
+
+
 def detach(volume: Volume, host: str, *, forced: bool) -> Volume:
     """Return the record of the volume detached from ``host``; unchanged if it is not attached at all.
 

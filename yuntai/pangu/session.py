@@ -9,6 +9,7 @@ from yuntai import log
 from yuntai.pangu.accounts import Accounts
 from yuntai.pangu.admission import Admission
 from yuntai.pangu.atlas import Atlas
+from yuntai.pangu.auxiliary import Auxiliary
 from yuntai.pangu.changes import Changes
 from yuntai.pangu.desk import Desk
 from yuntai.pangu.garbage import Garbage
@@ -52,6 +53,7 @@ class Session:
         self.changes = Changes(office, self.servers)
         self.garbage = Garbage(office, self.servers, self.holdings)
         self.volumes = Volumes(office, self.servers, self.gateways, self.serving, self.garbage)
+        self.auxiliary = Auxiliary(office, self.atlas, self.volumes)
         self.sweeper = Sweeper(office, self.servers, self.atlas)
         self.accounts = Accounts(office, self.servers, self.atlas)
         self.snapshots = Snapshots(office, self.serving, self.sweeper, self.accounts, self.atlas)
@@ -65,6 +67,7 @@ class Session:
                 group.create_task(self.servers.run())
                 group.create_task(self._gateways())
                 group.create_task(self.garbage.run())
+                group.create_task(self.auxiliary.run())
                 group.create_task(self.sweeper.run())
                 group.create_task(self.accounts.run())
                 group.create_task(self.atlas.run())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import replace
 
 from yuntai import log
-from yuntai.model.base import new_id, now_utc
+from yuntai.model.base import ago_utc, new_id, now_utc
 from yuntai.model.cluster import ClientToken, Volume
 from yuntai.pangu import layout, placement, rules, wire
 from yuntai.pangu.errors import Conflict, InUse, Invalid, NoPlacement, NotFound, Unavailable
@@ -75,7 +75,14 @@ class Volumes:
         async with self._office.placing:
             candidates = self._servers.candidates()
             chunks = _place(candidates, chunk_count(wanted.size_bytes), seed=volume_number(volume_id))
-            volume = Volume(id=volume_id, size_bytes=wanted.size_bytes, source=wanted.source, created=now_utc())
+            kept = ago_utc(-wanted.keep_s) if wanted.keep_s > 0 else ""
+            volume = Volume(
+                id=volume_id,
+                size_bytes=wanted.size_bytes,
+                source=wanted.source,
+                kept_until=kept,
+                created=now_utc(),
+            )
             records = [volume, *layout.placement_records(volume_id, chunks), *([token] if token else [])]
             if not await self._office.store.txn(compare=[self._office.guard, *compare], put=records):
                 return None

@@ -21,7 +21,7 @@ from yuntai.api.registry import Context
 from yuntai.api.replay import Replay
 from yuntai.api.server import ApiServer
 from yuntai.api.throttle import Throttle
-from yuntai.model.base import new_id, now_utc
+from yuntai.model.base import ago_utc, new_id, now_utc
 from yuntai.model.cluster import AccessKey, Account, ChunkServer, Host, Volume, VolumeSource
 from yuntai.model.compute import Image
 from yuntai.pangu import errors as pangu_errors
@@ -98,11 +98,15 @@ class FakeVolumes:
         return self.figures.get(volume_id, {})
 
     async def create_volume(
-        self, size_bytes: int, *, source: VolumeSource | None = None, client_token: str = ""
+        self, size_bytes: int, *, source: VolumeSource | None = None, client_token: str = "", keep_s: int = 0
     ) -> Volume:
-        volume = Volume(id=new_id("vol"), size_bytes=size_bytes, source=source, created=now_utc())
+        kept = ago_utc(-keep_s) if keep_s else ""
+        volume = Volume(id=new_id("vol"), size_bytes=size_bytes, source=source, kept_until=kept, created=now_utc())
         await self.store.put(volume)
         return volume
+
+    async def keep(self, volume_id: str, keep_s: int) -> None:
+        await self._change(volume_id, kept_until=ago_utc(-keep_s))
 
     async def delete_volume(self, volume_id: str) -> None:
         found = await self.store.get(Volume, volume_id)

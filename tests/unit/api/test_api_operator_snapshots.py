@@ -60,6 +60,15 @@ def test_a_snapshot_is_opened_through_a_clone(cloud: FakeCloud) -> None:
     shown = ask(cloud, "DescribeVolumes", **{"VolumeId.1": opened["CloneId"]})["Volumes"]["Volume"][0]
     assert (shown["SourceVolume"], shown["SourceNode"], shown["ReadOnly"]) == (SOURCE, 1, True)
 
+    def kept_until() -> str:
+        return cloud.call(lambda: cloud.store.need(Volume, opened["CloneId"])).value.kept_until
+
+    until = kept_until()
+    assert until > now_utc(), "a killed export leaves nothing for ever"
+    time.sleep(1.1)
+    ask(cloud, "KeepVolume", VolumeId=opened["CloneId"])
+    assert kept_until() > until
+
     assert ask(cloud, "DescribeSnapshotChanges", SnapshotId="s-1")["Changes"] == "7+2 100+16z"
     assert ask(cloud, "DescribeSnapshotChanges", SnapshotId="s-1", Since="0")["Changes"] == ""
     lost = raw_http.rpc(cloud.target, "DescribeSnapshotChanges", version=YUNTAI, SnapshotId="s-1", Since="5")

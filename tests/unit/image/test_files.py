@@ -121,7 +121,7 @@ class FakePangu:
             raise Unavailable("made to fail")
 
     async def create_volume(
-        self, size_bytes: int, *, volume_id: str = "", source: VolumeSource | None = None
+        self, size_bytes: int, *, volume_id: str = "", source: VolumeSource | None = None, keep_s: int = 0
     ) -> Volume:
         self._note("create", size_bytes)
         made = Volume(id=volume_id or "vol-00000000000000c1", size_bytes=size_bytes, source=source, created="")
