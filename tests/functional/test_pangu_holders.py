@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -130,6 +131,34 @@ async def test_an_export_that_is_killed_leaves_nothing_behind(cluster: PanguClus
     await eventually(none, 40, "the clone is deleted")
     print(f"a killed export's clone was deleted {time.monotonic() - began:.0f} s later")
     await client.delete_volume(disk.id)
+
+
+def flip(folder: Path, pattern: bytes, blocks: tuple[int, ...]) -> None:
+    """Flip a bit in some blocks of the only file that has the pattern."""
+    (found,) = [path for path in folder.rglob("*") if path.is_file() and pattern in path.read_bytes()]
+    start = found.read_bytes().index(pattern)
+    with found.open("r+b") as file:
+        for block in blocks:
+            file.seek(start + 4096 * block + 100)
+            file.write(bytes([pattern[0] ^ 1]))
+
+
+async def test_a_heal_ends_although_its_only_source_is_damaged_too(cluster: PanguCluster) -> None:
+    """Two replicas are left, each with damage of its own and both with one block: the others are healed."""
+    client = cluster.client
+    volume = await client.create_volume(64 * MIB)
+    uri = await client.connect(volume.id, "h1")
+    await qemu_io(uri, "write -P 0x5a 0 256k", "flush")
+    cluster.kill("cs-3")
+    await qemu_io(uri, "write -P 1 1M 4k", "flush")
+    for number, blocks in ((1, (0, 1, 2)), (2, (0, 3, 4))):
+        flip(cluster.folder / "chunks" / str(number), b"\x5a" * (256 << 10), blocks)
+    # Whoever is asked first for these finds its own damage, and is healed from the other one.
+    await qemu_io(uri, "read -P 0x5a 4k 16k", "read -P 0x5a 20k 236k")
+    await qemu_io(uri, "write -P 2 2M 4k", "flush", "read -P 2 2M 4k", within_s=15)
+    assert set((await client.volume(volume.id)).stale) == {"3"}
+    # What was lost on both is not made up; writing it makes it good.
+    await qemu_io(uri, "write -P 3 0 4k", "flush", "read -P 3 0 4k", "read -P 0x5a 4k 252k", within_s=15)
 
 
 async def test_a_closed_volume_is_repaired_from_its_last_whole_replica(cluster: PanguCluster) -> None:

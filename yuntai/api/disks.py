@@ -140,10 +140,17 @@ async def reset_disk(call: Call) -> dict[str, Any]:
     return {}
 
 
-@action(ECS, "ReInitDisk", "DiskId! KeyPairName")
+@action(ECS, "ReInitDisk", "DiskId! KeyPairName Password AutoStartInstance:b")
 async def reinit_disk(call: Call) -> dict[str, Any]:
     """Make a disk what it was when it was new, while its instance is stopped."""
-    await restore.reinit_disk(call.context.writes, call.caller, call.text("DiskId"), key_pair=call.text("KeyPairName"))
+    await restore.reinit_disk(
+        call.context.writes,
+        call.caller,
+        call.text("DiskId"),
+        key_pair=call.text("KeyPairName"),
+        password=call.text("Password"),
+        start=call.args.get("AutoStartInstance", False),
+    )
     return {}
 
 

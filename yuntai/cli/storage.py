@@ -116,10 +116,17 @@ def disk_reset(
 
 
 @disk.command("reinit")
-def disk_reinit(disk_id: DiskId, wait: Wait = False, timeout: Timeout = 60) -> None:
+def disk_reinit(
+    disk_id: DiskId,
+    key_pair: Annotated[str, typer.Option("--key", help="of a system disk: who may log in afterwards")] = "",
+    password: Annotated[str, typer.Option(help="of a system disk: root's new password")] = "",
+    start: Annotated[bool, typer.Option("--start", help="start the instance when it is done")] = False,
+    wait: Wait = False,
+    timeout: Timeout = 60,
+) -> None:
     """Make a disk what it was when it was new: its image, its snapshot, or empty; its instance must be stopped."""
     api = Api()
-    api.ecs("ReInitDisk", DiskId=disk_id)
+    api.ecs("ReInitDisk", DiskId=disk_id, KeyPairName=key_pair, Password=password, AutoStartInstance=start)
     settle_restored(api, disk_id, wait, timeout)
 
 

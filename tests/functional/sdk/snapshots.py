@@ -24,7 +24,7 @@ class SnapshotLife(Network):
         self.until("it to be taken", lambda: self.snapshot(taken), lambda s: bool(s) and s.status == "accomplished")
         ecs.reset_disk(e.ResetDiskRequest(disk_id=disk, snapshot_id=taken))
         self.wait_disk(disk, "Available")
-        ecs.re_init_disk(e.ReInitDiskRequest(disk_id=disk))
+        ecs.re_init_disk(e.ReInitDiskRequest(disk_id=disk, password="Secret-123", auto_start_instance=True))
         self.wait_disk(disk, "Available")
         ecs.reset_disk(e.ResetDiskRequest(disk_id=disk, snapshot_id=taken))
         self.wait_disk(disk, "Available")

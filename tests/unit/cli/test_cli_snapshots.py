@@ -16,6 +16,8 @@ def test_going_back_groups_and_policies(run: Run) -> None:
     taken = read(run("snapshot", "create", disk, "--wait", "-o", "json"))["SnapshotId"]
     good(run("disk", "reset", disk, taken, "--wait"))
     good(run("disk", "reinit", disk, "--wait"))
+    good(run("disk", "reinit", disk, "--start", "--password", "Secret-123", "--wait"))
+    assert run("disk", "reinit", disk, "--password", "weak").exit_code != 0
     good(run("snapshot", "rollback", taken, "--wait"))
     assert run("snapshot", "rollback", "s-none").exit_code != 0
     tree = good(run("snapshot", "tree", disk))

@@ -133,6 +133,13 @@ async def reinit_disk(world: World) -> None:
     await restore.reinit_disk(world.store, CALLER, one.system_disk)
 
 
+async def reinit_and_start(world: World) -> None:
+    one = await _instance(world)
+    await instances.stop_instance(world.store, CALLER, one.id)
+    await world.drive()
+    await restore.reinit_disk(world.store, CALLER, one.system_disk, start=True)
+
+
 async def reinit_unsaved_disk(world: World) -> None:
     await restore.reinit_disk(world.store, CALLER, await _disk(world))
 
@@ -185,6 +192,7 @@ SCENARIOS = (
     delete_group,
     reset_disk,
     reinit_disk,
+    reinit_and_start,
     reinit_unsaved_disk,
     reset_to_before_reinit,
     create_image,

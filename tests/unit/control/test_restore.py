@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from passlib.hash import sha512_crypt
 
 from tests.unit.control.test_requests import refused, running
 from tests.unit.control.world import CALLER, IMAGE_VOLUME, World, small
 from yuntai.control.requests import disks, images, instances, restore, snapshot_groups, snapshots
 from yuntai.control.requests.types import DiskSpec, Paging
-from yuntai.model.cluster import Volume
-from yuntai.model.compute import Disk, Image, Snapshot, SnapshotGroup
+from yuntai.model.cluster import Job, Volume
+from yuntai.model.compute import Disk, Image, Instance, Snapshot, SnapshotGroup
 
 
 @pytest.fixture
@@ -102,6 +103,34 @@ async def test_reinit_gives_a_new_volume_and_snapshots_lead_back(world: World) -
     await snapshots.delete_snapshot(world.store, CALLER, snapshot, force=True)
     await world.drive()
     await refused(restore.reinit_disk(world.store, CALLER, clone), "InvalidSnapshotId.NotFound", 404)
+
+
+async def test_reinit_sets_the_password_and_starts_the_instance(world: World) -> None:
+    one = await running(world, data_disks=(DiskSpec(size_gib=2),))
+    system, data = one.disks
+    await instances.stop_instance(world.store, CALLER, one.id)
+    await world.drive()
+    reinit = restore.reinit_disk
+    await refused(reinit(world.store, CALLER, system, password="short"), "InvalidPassword.Malformed")
+    both = reinit(world.store, CALLER, system, password="Secret-123", key_pair="k")
+    await refused(both, "InvalidParameter.Conflict")
+    # Two at once: whichever is ready last starts the instance.
+    await reinit(world.store, CALLER, data, start=True)
+    await reinit(world.store, CALLER, system, password="Secret-123", start=True)
+    await world.drive()
+    after = (await world.store.need(Instance, one.id)).value
+    assert after.status == "Running"
+    assert sha512_crypt.verify("Secret-123", after.password_hash)
+    assert not any("Secret-123" in repr(job) for job in await world.all(Job))
+    await world.check()
+    # Without it, and on a data disk, nothing of the instance changes.
+    await instances.stop_instance(world.store, CALLER, one.id)
+    await world.drive()
+    await reinit(world.store, CALLER, data, password="Other-1234")
+    await world.drive()
+    still = (await world.store.need(Instance, one.id)).value
+    assert (still.status, still.password_hash) == ("Stopped", after.password_hash)
+    await world.check()
 
 
 async def test_a_group_is_of_one_instance(world: World) -> None:

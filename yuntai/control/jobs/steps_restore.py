@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, cast
 import msgspec
 
 from yuntai.control.jobs.outcome import NotYetError
+from yuntai.control.requests.power import begin_start
+from yuntai.control.requests.types import Caller
 from yuntai.control.sources import GIB
 from yuntai.model.cluster import Volume
+from yuntai.model.compute import Disk, Instance
 from yuntai.model.lifecycle_storage import DISK
 
 if TYPE_CHECKING:
     from yuntai.control.jobs.context import Context
-    from yuntai.model.compute import Disk, DiskStatus
+    from yuntai.model.compute import DiskStatus
 
 RELEASE_TIMEOUT_S = 120.0
 
@@ -38,6 +41,16 @@ async def swap_volume(ctx: Context) -> None:
     (made,) = ctx.job.arguments["volumes"]
     ctx.argue(volumes=[{"id": disk.volume}])
     ctx.unit.put(_restored(msgspec.structs.replace(disk, volume=made["id"])))
+    if ctx.job.arguments.get("start"):
+        await _start(ctx, disk)
+
+
+async def _start(ctx: Context, disk: Disk) -> None:
+    """Start the disk's instance, unless it runs, or another disk of it is not ready: then that one's job may do so."""
+    instance = await ctx.unit.get(Instance, disk.instance) if disk.instance else None
+    others = [one for one in await ctx.unit.list(Disk) if one.instance == disk.instance and one.id != disk.id]
+    if instance is not None and instance.status == "Stopped" and all(one.status != "ReIniting" for one in others):
+        begin_start(ctx.unit, Caller(account=ctx.job.account, request_id=ctx.job.request_id), instance)
 
 
 async def undo_restore(ctx: Context) -> None:

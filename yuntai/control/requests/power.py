@@ -43,10 +43,16 @@ async def _start(unit: Unit, caller: Caller, instance_id: str) -> InstanceRespon
                 f"The disk {disk.id} is being given other contents; start {instance_id} when that is done.",
                 errors.FORBIDDEN,
             )
-    job = new_job(caller, move.wants, instance_id)
+    begin_start(unit, caller, instance)
+    return _response(instance, move.state)
+
+
+def begin_start(unit: Unit, caller: Caller, instance: Instance) -> None:
+    """Have an instance started that may be."""
+    move = decide(INSTANCE, instance.status, "start", instance.id)
+    job = new_job(caller, move.wants, instance.id)
     unit.put(_move(instance, move.state, job, force_stop=False, stopped_mode="Not-applicable"))
     unit.add(job)
-    return _response(instance, move.state)
 
 
 def _stop(*, force: bool, stopped_mode: str) -> _Change:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from yuntai.control import errors
 from yuntai.control.errors import ApiError
+from yuntai.control.requests import credentials, validate
 from yuntai.control.requests.base import decide, new_job, transact
 from yuntai.control.requests.disks import need_disk, need_idle, volume_of
 from yuntai.control.requests.keypairs import need_key_pair
@@ -45,8 +47,17 @@ async def reset_disk(store: Store, caller: Caller, disk_id: str, snapshot_id: st
     await transact(store, caller, body, type(None), dry_run=dry_run)
 
 
-async def reinit_disk(store: Store, caller: Caller, disk_id: str, *, key_pair: str = "") -> None:
-    """ReInitDisk: a system disk is its image again, a data disk what it was made of, or empty. Snapshots stay."""
+async def reinit_disk(
+    store: Store, caller: Caller, disk_id: str, *, key_pair: str = "", password: str = "", start: bool = False
+) -> None:
+    """ReInitDisk: a system disk is its image again, a data disk what it was made of, or empty. Snapshots stay.
+
+    With a system disk its instance gets another key pair, which ends password logins, or another password; with
+    ``start`` it is started when its disks are ready.
+    """
+    if key_pair and password:
+        raise ApiError("InvalidParameter.Conflict", "Password and KeyPairName exclude each other; give one of them.")
+    hashed = await asyncio.to_thread(credentials.hash_password, validate.password(password)) if password else ""
 
     async def body(unit: Unit) -> None:
         disk = await need_disk(unit, caller, disk_id)
@@ -56,12 +67,14 @@ async def reinit_disk(store: Store, caller: Caller, disk_id: str, *, key_pair: s
         move = await _begin(unit, disk, "reinit")
         # A volume of its own, so that the snapshots of the present one stay what they are.
         fresh = volume_of(msgspec.structs.replace(disk, volume=new_id("vol")), source)
-        job = new_job(caller, move, disk.id, volumes=[fresh])
+        job = new_job(caller, move, disk.id, volumes=[fresh], start=start)
         unit.put(msgspec.structs.replace(disk, status="ReIniting", job=job.id, reason=""))
         unit.add(job)
-        instance = await unit.get(Instance, disk.instance) if key_pair and disk.kind == "system" else None
-        if instance is not None:
+        instance = await unit.get(Instance, disk.instance) if disk.instance and disk.kind == "system" else None
+        if instance is not None and key_pair:
             unit.put(msgspec.structs.replace(instance, key_pair=key_pair, password_hash=""))
+        elif instance is not None and hashed:
+            unit.put(msgspec.structs.replace(instance, password_hash=hashed))
 
     await transact(store, caller, body, type(None))
 
