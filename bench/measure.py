@@ -48,6 +48,11 @@ class Figure:
     notes: list[str] = field(default_factory=list)
     raw: dict[str, Any] = field(default_factory=dict)
 
+    def note(self, what: str, value: float, unit: str) -> None:
+        """Add a row of a table of single figures, and keep its value."""
+        self.rows.append((what, value, unit))
+        self.raw[what] = value
+
     def text(self) -> str:
         """Return the table and its notes."""
         cells = [[str(column) for column in self.columns], *([_cell(value) for value in row] for row in self.rows)]

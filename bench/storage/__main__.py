@@ -11,11 +11,11 @@ import time
 from pathlib import Path
 
 from bench.measure import CannotMeasure, Figure, machine
-from bench.storage import master, memory, plot, rebuild, snapshots, stalls, throughput
+from bench.storage import clones, master, memory, plot, rebuild, snapshots, stalls, throughput
 from bench.storage.goals import Goal
 from bench.storage.settings import ROOT, Settings
 
-PARTS = {part.NAME: part for part in (throughput, stalls, snapshots, rebuild, memory, master)}
+PARTS = {part.NAME: part for part in (throughput, stalls, snapshots, clones, rebuild, memory, master)}
 RESULTS = ROOT / "bench" / "results"
 
 

@@ -53,11 +53,6 @@ async def _cluster(folder: Path, programs: Path) -> AsyncIterator[PanguCluster]:
         await one.stop()
 
 
-def _note(figure: Figure, what: str, value: float, unit: str) -> None:
-    figure.rows.append((what, value, unit))
-    figure.raw[what] = value
-
-
 async def _leader(figure: Figure, cluster: PanguCluster, folder: Path, uri: str) -> None:
     leader = await cluster.leading()
     with Writers(folder, uri, SETTLE_S + AFTER_S, size=f"{SIZE_MIB}m") as writers:
@@ -71,9 +66,9 @@ async def _leader(figure: Figure, cluster: PanguCluster, folder: Path, uri: str)
             await asyncio.sleep(0.02)
         took_s = time.time() - killed_s
         done = await asyncio.to_thread(writers.finish)
-    _note(figure, "leader killed: new leader after", took_s, "s")
-    _note(figure, "leader killed: longest write meanwhile", longest_ms(done, killed_s, killed_s + took_s), "ms")
-    _note(figure, "longest write before", longest_ms(done, killed_s - SETTLE_S / 2, killed_s - 0.05), "ms")
+    figure.note("leader killed: new leader after", took_s, "s")
+    figure.note("leader killed: longest write meanwhile", longest_ms(done, killed_s, killed_s + took_s), "ms")
+    figure.note("longest write before", longest_ms(done, killed_s - SETTLE_S / 2, killed_s - 0.05), "ms")
     cluster.start_master(leader)
 
 
@@ -83,17 +78,17 @@ async def _large(figure: Figure, cluster: PanguCluster) -> None:
     await client.connect(volume.id, HOST)
     began = time.perf_counter()
     node = await client.snapshot(volume.id, "bench")
-    _note(figure, "snapshot call, 1 TiB", (time.perf_counter() - began) * 1e3, "ms")
+    figure.note("snapshot call, 1 TiB", (time.perf_counter() - began) * 1e3, "ms")
     began = time.perf_counter()
     clone = await client.create_volume(LARGE_BYTES, source=VolumeSource(volume=volume.id, node=node))
-    _note(figure, "clone of 1 TiB", (time.perf_counter() - began) * 1e3, "ms")
+    figure.note("clone of 1 TiB", (time.perf_counter() - began) * 1e3, "ms")
     await client.detach(volume.id, HOST)
     began = time.perf_counter()
     await client.rollback(volume.id, node)
-    _note(figure, "rollback of 1 TiB", time.perf_counter() - began, "s")
+    figure.note("rollback of 1 TiB", time.perf_counter() - began, "s")
     began = time.perf_counter()
     await client.connect(volume.id, HOST)
-    _note(figure, "attach of 1 TiB", time.perf_counter() - began, "s")
+    figure.note("attach of 1 TiB", time.perf_counter() - began, "s")
     await client.detach(volume.id, HOST)
     for one in (clone.id, volume.id):
         await client.delete_volume(one)
@@ -108,8 +103,8 @@ async def _dark(figure: Figure, cluster: PanguCluster, folder: Path, uri: str, s
         await asyncio.to_thread(cluster.etcd.stop)
         done = await asyncio.to_thread(writers.finish)
     before, after = rate(done, dark_s - SETTLE_S, dark_s), rate(done, dark_s, dark_s + seconds - 1)
-    _note(figure, f"etcd and masters down for {seconds:.0f} s: share of IOPS kept", after / max(before, 1e-9), "")
-    _note(figure, "longest write in the dark", longest_ms(done, dark_s, dark_s + seconds), "ms")
+    figure.note(f"etcd and masters down for {seconds:.0f} s: share of IOPS kept", after / max(before, 1e-9), "")
+    figure.note("longest write in the dark", longest_ms(done, dark_s, dark_s + seconds), "ms")
 
 
 def goals(figure: Figure) -> list[Goal]:

@@ -37,7 +37,7 @@ async def run(settings: Settings, folder: Path) -> Figure:
         await asyncio.to_thread(fio.fill, uri, f"{SIZE_MIB}m")
         await asyncio.to_thread(fio.fill, busy_uri, f"{BUSY_MIB}m")
         seconds = await _swap(one, volume)
-        _note(figure, "rebuild, nothing else to do", SIZE_MIB / seconds, "MiB/s")
+        figure.note("rebuild, nothing else to do", SIZE_MIB / seconds, "MiB/s")
         await one.in_sync(busy)
         with Writers(folder, busy_uri, 90.0, size=f"{BUSY_MIB}m", depth=16) as writers:
             await asyncio.sleep(1.0 + BEFORE_S)
@@ -46,16 +46,11 @@ async def run(settings: Settings, folder: Path) -> Figure:
             writers.stop()
             done = await asyncio.to_thread(writers.finish)
         alone, beside = rate(done, began_s - BEFORE_S, began_s), rate(done, began_s + 0.5, began_s + seconds)
-        _note(figure, "rebuild beside writers at depth 16", SIZE_MIB / seconds, "MiB/s")
-        _note(figure, "writers before", alone, "IOPS")
-        _note(figure, "writers meanwhile", beside, "IOPS")
-        _note(figure, "share that the writers keep", beside / alone, "")
+        figure.note("rebuild beside writers at depth 16", SIZE_MIB / seconds, "MiB/s")
+        figure.note("writers before", alone, "IOPS")
+        figure.note("writers meanwhile", beside, "IOPS")
+        figure.note("share that the writers keep", beside / alone, "")
     return figure
-
-
-def _note(figure: Figure, what: str, value: float, unit: str) -> None:
-    figure.rows.append((what, value, unit))
-    figure.raw[what] = value
 
 
 async def _swap(one: Storage, volume: Volume) -> float:

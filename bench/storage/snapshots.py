@@ -42,11 +42,6 @@ async def run(settings: Settings, folder: Path) -> Figure:
     return figure
 
 
-def _note(figure: Figure, what: str, value: float, unit: str) -> None:
-    figure.rows.append((what, value, unit))
-    figure.raw[what] = value
-
-
 async def _pause(figure: Figure, one: Storage, folder: Path) -> None:
     volume = one.create(SIZE_MIB * MIB)
     uri = await one.open(volume)
@@ -64,9 +59,9 @@ async def _pause(figure: Figure, one: Storage, folder: Path) -> None:
         done = await asyncio.to_thread(writers.finish)
     waits = [longest_ms(done, *moment) for moment in moments]
     await one.close(volume)
-    _note(figure, "snapshot: pause", max(pauses), "ms, worst")
-    _note(figure, "snapshot: longest write meanwhile", max(waits), "ms, worst")
-    _note(figure, "snapshot: call at the gateway", statistics.median(calls), "ms, median")
+    figure.note("snapshot: pause", max(pauses), "ms, worst")
+    figure.note("snapshot: longest write meanwhile", max(waits), "ms, worst")
+    figure.note("snapshot: call at the gateway", statistics.median(calls), "ms, median")
 
 
 async def _depth(figure: Figure, one: Storage, settings: Settings) -> None:
@@ -88,10 +83,10 @@ async def _depth(figure: Figure, one: Storage, settings: Settings) -> None:
             if turn:  # the first one only warms up
                 rates[depth].append(taken.iops)
     for depth in DEPTHS:
-        _note(figure, f"random reads, depth 16, below {depth} snapshots", statistics.median(rates[depth]), "IOPS")
+        figure.note(f"random reads, depth 16, below {depth} snapshots", statistics.median(rates[depth]), "IOPS")
         shares = [mine / base for mine, base in zip(rates[depth], rates[0], strict=True)]
         if depth:
-            _note(figure, f"share kept below {depth} snapshots", statistics.median(shares), "of depth 0")
+            figure.note(f"share kept below {depth} snapshots", statistics.median(shares), "of depth 0")
 
 
 async def _clone(figure: Figure, one: Storage) -> None:
@@ -102,7 +97,7 @@ async def _clone(figure: Figure, one: Storage) -> None:
     clone: Volume = one.create(SIZE_MIB * MIB, (origin, frozen))
     began = time.perf_counter()
     copy = await one.open(clone)
-    _note(figure, "clone: opened", (time.perf_counter() - began) * 1e3, "ms")
+    figure.note("clone: opened", (time.perf_counter() - began) * 1e3, "ms")
     first, usual, reads = [], [], []
     with Client(uri) as normal, Client(copy) as cloned:
         places = list(range(SIZE_MIB * MIB // BLOCK))
@@ -112,10 +107,10 @@ async def _clone(figure: Figure, one: Storage) -> None:
             usual.append(normal.write(place * BLOCK, data) * 1e6)
             first.append(cloned.write(place * BLOCK, data) * 1e6)
         reads = [cloned.read(place * BLOCK, BLOCK) * 1e6 for place in places[FIRST_WRITES : FIRST_WRITES + 500]]
-    _note(figure, "clone: first write, p50", percentile(first, 50), "us")
-    _note(figure, "a normal write, p50", percentile(usual, 50), "us")
-    _note(figure, "clone: first write / normal write", percentile(first, 50) / percentile(usual, 50), "")
-    _note(figure, "clone: read while it is loading, p50", percentile(reads, 50), "us")
+    figure.note("clone: first write, p50", percentile(first, 50), "us")
+    figure.note("a normal write, p50", percentile(usual, 50), "us")
+    figure.note("clone: first write / normal write", percentile(first, 50) / percentile(usual, 50), "")
+    figure.note("clone: read while it is loading, p50", percentile(reads, 50), "us")
 
 
 def goals(figure: Figure) -> list[Goal]:
