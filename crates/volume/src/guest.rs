@@ -94,7 +94,7 @@ pub(crate) struct Flush {
 
 impl Volume {
     pub(crate) fn on_guest(&mut self, request: GuestRequest) {
-        self.last_guest = self.now;
+        self.background.guest(self.now);
         if let Err(error) = self.check(&request.op) {
             self.out.push(Action::Reply { id: request.id, result: Err(error) });
             return;

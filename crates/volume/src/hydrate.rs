@@ -14,15 +14,25 @@ use crate::volume::{Phase, Volume};
 
 /// Blocks per piece: 1 MiB.
 const PIECE_BLOCKS: usize = 256;
+const PIECE_BYTES: u64 = (PIECE_BLOCKS * BLOCK_BYTES) as u64;
 /// Least time between two reports to the master (the last one is not held back).
 const REPORT_US: Micros = 1_000_000;
-/// An answer of a source that takes longer than this is slow.
-const SLOW_SOURCE_US: Micros = 50_000;
+/// An answer to background copying that takes longer than this is slow.
+const SLOW_US: Micros = 50_000;
 /// The pause after it.
 const PAUSE_TIMES: u64 = 4;
 const PAUSE_MAX_US: Micros = 2_000_000;
 /// What looking at a piece costs, even if nothing has to be copied.
 const PIECE_COST_BYTES: u64 = 16 << 10;
+
+/// A piece under way.
+#[derive(Debug)]
+struct Piece {
+    /// When it was begun, or, with fills, when the source had answered.
+    began: Micros,
+    /// Fills that are not acknowledged (`None`: still reading).
+    fills: Option<usize>,
+}
 
 /// How far the background copying is.
 #[derive(Debug)]
@@ -35,11 +45,7 @@ pub(crate) struct Hydration {
     boot: VecDeque<BlockRange>,
     /// The source is slow: nothing more is asked of it before this.
     not_before: Micros,
-    /// Pieces under way → fills that are not acknowledged (`None`: still reading).
-    pieces: BTreeMap<u64, Option<usize>>,
-    /// What may be copied now, in bytes; may be overdrawn by one piece.
-    allowance: i64,
-    refilled_at: Micros,
+    pieces: BTreeMap<u64, Piece>,
     reported: ChunkIndex,
     reported_at: Micros,
     reporting: bool,
@@ -65,8 +71,6 @@ impl Hydration {
             boot: pieces.collect(),
             not_before: 0,
             pieces: BTreeMap::new(),
-            allowance: 0,
-            refilled_at: 0,
             reported: done,
             reported_at: 0,
             reporting: false,
@@ -103,24 +107,22 @@ impl Volume {
         if !active || self.config.hydrate_bytes_per_s == 0 {
             return;
         }
-        let rate = self.hydrate_rate();
-        let passed = self.now.saturating_sub(self.hydration.refilled_at).min(100_000);
-        self.hydration.refilled_at = self.now;
-        let ceiling = (rate / 10) as i64;
-        self.hydration.allowance = (self.hydration.allowance + (rate * passed / 1_000_000) as i64).min(ceiling);
+        self.background.refill(self.hydrate_rate(), self.now);
         self.pump_hydration();
         self.report_hydration();
     }
 
     fn pump_hydration(&mut self) {
-        while self.hydration.pieces.len() < self.config.hydrate_pieces_max && self.hydration.allowance > 0 {
-            if self.hydration.not_before > self.now {
+        while self.hydration.pieces.len() < self.config.hydrate_pieces_max && self.background.allowed() {
+            if self.hydration.not_before > self.now || !self.background.begin(PIECE_BYTES, self.now) {
                 return;
             }
-            let Some(BlockRange { chunk, block, blocks }) = self.next_piece() else { return };
+            let Some(BlockRange { chunk, block, blocks }) = self.next_piece() else {
+                return self.background.end(PIECE_BYTES, self.now);
+            };
             let piece = self.id();
-            self.hydration.allowance -= PIECE_COST_BYTES as i64;
-            self.hydration.pieces.insert(piece, None);
+            self.background.spend(PIECE_COST_BYTES);
+            self.hydration.pieces.insert(piece, Piece { began: self.now, fills: None });
             self.begin_read(ReadJob {
                 purpose: Purpose::Hydrate(piece),
                 chunk,
@@ -177,10 +179,11 @@ impl Volume {
         }
     }
 
-    /// A source answered background copying. One that is slow has much to do, often for many volumes that begin at once:
-    /// it is left alone for a multiple of that time, so that however many they are, it serves guests first.
+    /// A source answered background copying, or this volume's servers kept what it said. Servers that are slow have much
+    /// to do, often for many volumes that begin at once: they are left alone for a multiple of that time, so that however
+    /// many they are, they serve guests first.
     pub(crate) fn source_took(&mut self, took: Micros) {
-        if took > SLOW_SOURCE_US {
+        if took > SLOW_US {
             self.hydration.not_before = self.now + (took * PAUSE_TIMES).min(PAUSE_MAX_US);
         }
     }
@@ -188,25 +191,30 @@ impl Volume {
     /// A piece was looked at; so many fills follow.
     pub(crate) fn hydrate_read(&mut self, piece: u64, fills: usize) {
         if fills == 0 {
-            self.hydration.pieces.remove(&piece);
-            self.pump_hydration();
-        } else {
-            self.hydration.pieces.insert(piece, Some(fills));
+            self.end_piece(piece);
+        } else if let Some(piece) = self.hydration.pieces.get_mut(&piece) {
+            (piece.began, piece.fills) = (self.now, Some(fills));
         }
+    }
+
+    fn end_piece(&mut self, piece: u64) {
+        if self.hydration.pieces.remove(&piece).is_some() {
+            self.background.end(PIECE_BYTES, self.now);
+        }
+        self.pump_hydration();
     }
 
     pub(crate) fn fill_done(&mut self, hydrate: Option<u64>, blocks: usize) {
         let bytes = (blocks * BLOCK_BYTES) as u64;
-        self.fill_bytes = self.fill_bytes.saturating_sub(bytes);
-        let Some(piece) = hydrate else { return };
+        let Some(id) = hydrate else { return self.background.end(bytes, self.now) };
         self.counters.hydrated_blocks += blocks as u64;
-        self.hydration.allowance -= bytes as i64;
-        if let Some(Some(left)) = self.hydration.pieces.get_mut(&piece) {
-            *left -= 1;
-            if *left == 0 {
-                self.hydration.pieces.remove(&piece);
-                self.pump_hydration();
-            }
+        self.background.spend(bytes);
+        let Some(Piece { began, fills: Some(left) }) = self.hydration.pieces.get_mut(&id) else { return };
+        *left -= 1;
+        if *left == 0 {
+            let took = self.now - *began;
+            self.source_took(took);
+            self.end_piece(id);
         }
     }
 

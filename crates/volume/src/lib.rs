@@ -15,6 +15,7 @@
 //! to a new master until it is); after [`Action::Closed`] the volume is thrown away.
 
 pub mod api;
+mod background;
 mod boot;
 mod chunk;
 pub mod gateway;
@@ -39,4 +40,5 @@ mod volume;
 mod workers;
 
 pub use api::*;
+pub use background::Shared;
 pub use volume::Volume;

@@ -21,8 +21,6 @@ use crate::volume::{ask_on, refusal_of, LinkOwner, Volume};
 const RETRY_US: Micros = 200_000;
 /// A connection to a source that takes longer than this to come up is not waited for alone.
 const SOON_US: Micros = 300_000;
-/// Fills under way; what is above is left to the next reader or to background copying.
-const FILL_BYTES_MAX: u64 = 16 << 20;
 /// A source's connection that nobody used for this long is closed.
 const IDLE_US: Micros = 30_000_000;
 
@@ -262,10 +260,10 @@ impl Volume {
         for (block, runs) in fills {
             let blocks: usize = runs.iter().map(|run| run.blocks).sum();
             let bytes = (blocks * BLOCK_BYTES) as u64;
-            if hydrate.is_none() && (self.fill_bytes + bytes > FILL_BYTES_MAX || !self.writable()) {
+            // What finds no room is left to the next reader or to background copying.
+            if hydrate.is_none() && !(self.writable() && self.background.begin(bytes, self.now)) {
                 continue;
             }
-            self.fill_bytes += bytes;
             self.counters.filled_blocks += blocks as u64;
             let mut states = BytesMut::with_capacity(blocks * 5);
             let mut crcs = BytesMut::with_capacity(blocks * 4);

@@ -9,6 +9,7 @@ use yuntai_proto::data::Refusal;
 use yuntai_proto::{ChunkIndex, Frame, Header, Kind, LayerId, ServerId};
 
 use crate::api::{Action, CloseReason, Config, Event, GuestError, GuestRequest, LinkId, Micros};
+use crate::background::{Background, Shared};
 use crate::boot::BootSet;
 use crate::chunk::Chunk;
 use crate::guest::{Flush, Op, Piece};
@@ -102,8 +103,7 @@ pub struct Volume {
     pub(crate) barriers: Vec<Barrier>,
     pub(crate) backlog: VecDeque<(GuestRequest, Micros)>,
     pub(crate) in_flight_bytes: u64,
-    pub(crate) fill_bytes: u64,
-    pub(crate) last_guest: Micros,
+    pub(crate) background: Background,
 
     /// Chunks with guests waiting for them.
     pub(crate) urgent: BTreeSet<ChunkIndex>,
@@ -154,8 +154,7 @@ impl Volume {
             barriers: Vec::new(),
             backlog: VecDeque::new(),
             in_flight_bytes: 0,
-            fill_bytes: 0,
-            last_guest: 0,
+            background: Background::default(),
             urgent: BTreeSet::new(),
             rebuilds: BTreeMap::new(),
             failed_pulls: 0,
@@ -171,6 +170,13 @@ impl Volume {
         };
         volume.adopt_servers();
         volume
+    }
+
+    /// Share the room and the pace of background copying with the other volumes of the gateway.
+    #[must_use]
+    pub fn sharing(mut self, shared: &Shared) -> Self {
+        self.background = Background::of(shared);
+        self
     }
 
     /// One event in, any number of actions out (appended to `actions`). `now` must not go back.
@@ -227,6 +233,7 @@ impl Volume {
         self.tick_hedges();
         self.tend_heals();
         self.schedule_rebuilds();
+        self.background.tick(self.now);
         self.tick_hydration();
         self.tick_works();
         self.tick_boot_set();

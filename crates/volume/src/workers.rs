@@ -57,9 +57,10 @@ pub(crate) struct Works {
 }
 
 impl Volume {
-    /// A guest is at work: what is done in the background goes slower.
+    /// A guest of this gateway is at work: what is done in the background goes slower.
     pub(crate) fn busy(&self) -> bool {
-        self.last_guest > 0 && self.now.saturating_sub(self.last_guest) < BUSY_US
+        let guest_at = self.background.guest_at();
+        guest_at > 0 && self.now.saturating_sub(guest_at) < BUSY_US
     }
 
     /// How fast replicas may be rebuilt now, all together.

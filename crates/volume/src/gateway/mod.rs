@@ -21,6 +21,7 @@ use yuntai_proto::VolumeId;
 use yuntai_tls::Tls;
 
 use crate::api::Micros;
+use crate::background::Shared;
 use config::GatewayConfig;
 use conn::Flusher;
 use hub::Hub;
@@ -44,6 +45,8 @@ pub struct Gateway {
     pub hub: Hub,
     /// Limits of background work that were set since the start.
     pub tuned: RefCell<BTreeMap<String, u64>>,
+    /// Room and pace of background copying, of all volumes together.
+    pub(crate) shared: Shared,
     /// Open volumes.
     pub volumes: RefCell<BTreeMap<VolumeId, Rc<Served>>>,
     started: Instant,
@@ -63,6 +66,7 @@ impl Gateway {
             flusher: Flusher::default(),
             hub: Hub::default(),
             tuned: RefCell::default(),
+            shared: Shared::default(),
             volumes: RefCell::default(),
             started: Instant::now(),
         }))

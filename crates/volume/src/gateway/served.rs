@@ -90,7 +90,7 @@ impl Served {
             export: spec.export.clone(),
             read_only: spec.read_only,
             gateway: Rc::downgrade(gateway),
-            volume: RefCell::new(Volume::new(spec, session, gateway.volume_config())),
+            volume: RefCell::new(Volume::new(spec, session, gateway.volume_config()).sharing(&gateway.shared)),
             spare: RefCell::default(),
             peers: RefCell::default(),
             guests: RefCell::default(),
