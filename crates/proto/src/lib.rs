@@ -11,11 +11,13 @@ pub mod frame;
 pub mod handshake;
 pub mod intake;
 pub mod outbox;
+pub mod pulse;
 pub mod strangers;
 pub mod types;
 
 pub use frame::{Frame, Header, Kind};
 pub use intake::Intake;
 pub use outbox::Outbox;
+pub use pulse::Pulse;
 pub use strangers::Strangers;
 pub use types::*;

@@ -10,9 +10,9 @@
 //! volume.apply(Event::Tick, now_us, &mut actions);                   // the first tick starts the claims
 //! for action in actions.drain(..) { /* Connect → Event::Connected | Event::Closed; Send → Event::Frame; … */ }
 //! ```
-//! What the caller owes it: a [`Event::Tick`] at least every 10 ms; frames of one link in order in both directions;
-//! after [`Action::Drop`] nothing more of that link; every [`Action::Raise`] is answered some time (and is sent again
-//! to a new master until it is); after [`Action::Closed`] the volume is thrown away.
+//! What the caller owes it: a [`Event::Tick`] every 10 ms (every 50 ms while nothing happens); frames of one link in
+//! order in both directions; after [`Action::Drop`] nothing more of that link; every [`Action::Raise`] is answered some
+//! time (and is sent again to a new master until it is); after [`Action::Closed`] the volume is thrown away.
 
 pub mod api;
 mod background;

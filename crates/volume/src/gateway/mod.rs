@@ -17,7 +17,8 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use rand::RngCore;
-use yuntai_proto::VolumeId;
+use tokio::sync::Notify;
+use yuntai_proto::{Pulse, VolumeId};
 use yuntai_tls::Tls;
 
 use crate::api::Micros;
@@ -27,8 +28,10 @@ use conn::Flusher;
 use hub::Hub;
 use served::Served;
 
-/// Time between two ticks of a volume.
+/// Time between two ticks of the volumes.
 const TICK: Duration = Duration::from_millis(10);
+/// The same while nothing happens. A volume takes a much longer gap for a pause of this process.
+const IDLE_TICK: Duration = Duration::from_millis(50);
 
 /// What all tasks of the process share.
 #[derive(Debug)]
@@ -47,6 +50,8 @@ pub struct Gateway {
     pub tuned: RefCell<BTreeMap<String, u64>>,
     /// Room and pace of background copying, of all volumes together.
     pub(crate) shared: Shared,
+    pulse: Pulse,
+    woken: Notify,
     /// Open volumes.
     pub volumes: RefCell<BTreeMap<VolumeId, Rc<Served>>>,
     started: Instant,
@@ -67,6 +72,8 @@ impl Gateway {
             hub: Hub::default(),
             tuned: RefCell::default(),
             shared: Shared::default(),
+            pulse: Pulse::new(TICK, IDLE_TICK),
+            woken: Notify::new(),
             volumes: RefCell::default(),
             started: Instant::now(),
         }))
@@ -99,6 +106,13 @@ impl Gateway {
         self.volumes.borrow().get(&id).cloned()
     }
 
+    /// Something happened to a volume: it ticks often for a while.
+    pub(crate) fn touch(&self) {
+        if self.pulse.touch() {
+            self.woken.notify_one();
+        }
+    }
+
     fn all(&self) -> Vec<Rc<Served>> {
         self.volumes.borrow().values().cloned().collect()
     }
@@ -124,10 +138,9 @@ pub async fn run(gateway: Rc<Gateway>, stop: impl std::future::Future<Output = (
     tokio::task::spawn_local(control::listen(Rc::clone(&gateway), listener));
     let ticker = Rc::clone(&gateway);
     tokio::task::spawn_local(async move {
-        let mut interval = tokio::time::interval(TICK);
-        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            interval.tick().await;
+            let wait = ticker.pulse.wait();
+            let _ = tokio::time::timeout(wait, ticker.woken.notified()).await;
             ticker.all().into_iter().for_each(|served| served.apply(crate::Event::Tick));
         }
     });

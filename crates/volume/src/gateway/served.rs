@@ -130,6 +130,9 @@ impl Served {
     /// Give the volume an event and do what it says.
     pub fn apply(self: &Rc<Self>, event: Event) {
         let Some(gateway) = self.gateway.upgrade() else { return };
+        if !matches!(event, Event::Tick) {
+            gateway.touch();
+        }
         let mut actions = std::mem::take(&mut *self.spare.borrow_mut());
         self.volume.borrow_mut().apply(event, gateway.now(), &mut actions);
         for action in actions.drain(..) {

@@ -12,9 +12,10 @@ use tokio::net::tcp::OwnedReadHalf;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{signal, SignalKind};
 use tokio::sync::mpsc::{unbounded_channel, UnboundedReceiver};
+use tokio::sync::Notify;
 use tokio::task::{spawn_local, AbortHandle};
 use yuntai_proto::frame::FrameError;
-use yuntai_proto::{Intake, Kind, Strangers, BLOCK_BYTES};
+use yuntai_proto::{Intake, Kind, Pulse, Strangers, BLOCK_BYTES};
 use yuntai_replica::{Action, ConnectionId, DialId, Event, Now, Replica};
 use yuntai_store::vfs::OsVfs;
 use yuntai_tls::Tls;
@@ -25,6 +26,8 @@ use crate::jobs::Jobs;
 use crate::peer::{Peer, UNSENT_BYTES_MAX, UNSENT_BYTES_PAUSE};
 
 const TICK: Duration = Duration::from_millis(20);
+/// The same while nothing happens.
+const IDLE_TICK: Duration = Duration::from_millis(100);
 /// A turn ends when what came asks for so much to be read.
 const TURN_READ_BYTES: usize = 4 << 20;
 /// Wait before a paused connection is looked at again.
@@ -46,6 +49,8 @@ struct Server {
     jobs: Jobs,
     next_connection: Cell<ConnectionId>,
     strangers: Strangers<AbortHandle>,
+    pulse: Pulse,
+    woken: Notify,
 }
 
 impl Server {
@@ -57,6 +62,9 @@ impl Server {
     }
 
     fn event(self: &Rc<Self>, event: Event<OsVfs>) {
+        if !matches!(event, Event::Tick) && self.pulse.touch() {
+            self.woken.notify_one();
+        }
         self.replica.borrow_mut().apply(event, self.now());
     }
 
@@ -233,10 +241,8 @@ impl Server {
     }
 
     async fn tick_all(self: Rc<Self>) {
-        let mut interval = tokio::time::interval(TICK);
-        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            interval.tick().await;
+            let _ = tokio::time::timeout(self.pulse.wait(), self.woken.notified()).await;
             self.event(Event::Tick);
             self.turn();
         }
@@ -288,6 +294,8 @@ pub(crate) async fn serve(config: &Config, secret: Vec<u8>, replica: Replica<OsV
         jobs,
         next_connection: Cell::new(1),
         strangers: Strangers::new(STRANGERS_MAX),
+        pulse: Pulse::new(TICK, IDLE_TICK),
+        woken: Notify::new(),
     });
     let signals = || Ok::<_, std::io::Error>((signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?));
     let (mut terminate, mut interrupt) = signals().map_err(|error| format!("signals: {error}"))?;
