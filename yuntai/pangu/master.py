@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from yuntai.state import Store
 
 ELECTION = "pangu"
-TERM_TTL_S = 4.0
-"""A leader that dies without a word is followed by another after about so long."""
+TERM_TTL_S = 2.0
+"""A leader that dies without a word is followed by another after about so long. etcd grants nothing shorter: one and a
+half of its own election timeout (a second), in whole seconds."""
 RETRY_S = 1.0
 
 _log = log.get("master")
