@@ -35,8 +35,10 @@ pub(crate) struct Replica {
     pub server: ServerId,
     pub role: Role,
     pub standing: Standing,
-    /// A second damaged block within this time does not start another rebuild.
-    pub heal_not_before: Micros,
+    /// The damaged block that it was taken out for last, and when.
+    pub damage: Option<(usize, Micros)>,
+    /// It is not whole only because blocks are damaged: it has every mutation up to this one.
+    pub level_at: Option<u64>,
 }
 
 /// For whom a mutation is made.
@@ -121,7 +123,7 @@ pub(crate) struct Chunk {
 
 impl Replica {
     fn new(server: ServerId, role: Role, standing: Standing) -> Self {
-        Self { server, role, standing, heal_not_before: 0 }
+        Self { server, role, standing, damage: None, level_at: None }
     }
 }
 

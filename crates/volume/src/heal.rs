@@ -1,7 +1,7 @@
 //! Damaged replicas, found by a scrubber or said at a claim, are brought level in the background; and the operator's
 //! way out where nothing else is left.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use yuntai_proto::data::ChunkState;
@@ -22,6 +22,8 @@ pub(crate) struct Heals {
     pub queue: BTreeSet<(ChunkIndex, ServerId)>,
     /// The one that is being healed.
     pub active: Option<(ChunkIndex, ServerId)>,
+    /// Servers that could not give a replica everything that it has damaged.
+    pub in_vain: BTreeMap<(ChunkIndex, ServerId), BTreeSet<ServerId>>,
     look_at: Micros,
 }
 
@@ -84,7 +86,36 @@ impl Volume {
         self.heals.active = Some((number, id));
         let index = self.chunks[number as usize].index_of(id).expect("just looked up");
         self.note(Some(id), Some(number), "its damaged blocks are taken from another server");
+        self.take_out_to_heal(number, index);
+    }
+
+    /// A whole replica has damaged blocks: it pulls them.
+    pub(crate) fn take_out_to_heal(&mut self, number: ChunkIndex, index: usize) {
+        self.heals.in_vain.remove(&(number, self.chunks[number as usize].replicas[index].server));
         self.set_standing(number, index, Standing::Behind { retry_at: 0 });
+        let chunk = &mut self.chunks[number as usize];
+        chunk.replicas[index].level_at = Some(chunk.last.sequence);
+        self.schedule_rebuilds();
+    }
+
+    /// A source has not got every block that a replica lacks which is only being healed. The next one may. When none is
+    /// left the replica goes on as it is: it has every mutation, what could be healed is, and what is damaged is known
+    /// there. Waiting for a better source would keep back all that only this replica has.
+    pub(crate) fn heal_from_next(&mut self, dest: ServerId, source: ServerId, number: ChunkIndex, attempt: u64) {
+        self.heals.in_vain.entry((number, dest)).or_default().insert(source);
+        if self.pull_source(number, dest).is_none() {
+            self.note(Some(dest), Some(number), "no server has all of its damaged blocks: it goes on with some");
+            if self.heals.active == Some((number, dest)) {
+                self.heals.active = None;
+            }
+            return self.on_pulled(dest, number, attempt);
+        }
+        self.rebuilds.remove(&(number, dest));
+        let Some(index) = self.chunks[number as usize].index_of(dest) else { return };
+        self.set_standing(number, index, Standing::Behind { retry_at: 0 });
+        // It got everything since the rebuild began.
+        let chunk = &mut self.chunks[number as usize];
+        chunk.replicas[index].level_at = Some(chunk.last.sequence);
         self.schedule_rebuilds();
     }
 
@@ -128,7 +159,7 @@ impl Volume {
         }
         let attempt = self.id();
         self.rebuilds.retain(|(chunk, _), _| *chunk != number);
-        self.rebuilds.insert((number, best), Rebuild { from, attempt, limit: 0, salvage: true });
+        self.rebuilds.insert((number, best), Rebuild { from, attempt, limit: 0, level: false, salvage: true });
         let mut header = self.header(Kind::BeginRebuild, number);
         header.sequence = from;
         self.ask(best, Asked::Begin { chunk: number, attempt }, header, Bytes::new(), Bytes::new());

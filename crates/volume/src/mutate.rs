@@ -123,6 +123,7 @@ impl Volume {
         let chunk = &mut self.chunks[number as usize];
         let id = chunk.replicas[index].server;
         chunk.replicas[index].standing = standing;
+        chunk.replicas[index].level_at = None;
         let whole = standing == Standing::Whole;
         let joining = chunk.replicas[index].role == Role::Joining;
         chunk.whole = if whole { chunk.whole | 1 << index } else { chunk.whole & !(1 << index) };

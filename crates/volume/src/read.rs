@@ -14,8 +14,10 @@ use crate::volume::Volume;
 
 /// A read that nobody could answer is tried again after this.
 const RETRY_US: Micros = 100_000;
-/// A chunk whose damaged block was repaired is not rebuilt again on that server before this.
+/// A chunk is not rebuilt again on a server for the block that it was rebuilt for last before this.
 const HEAL_AGAIN_US: Micros = 60_000_000;
+/// The same for another block: blocks are found to be damaged one by one.
+const HEAL_NEXT_US: Micros = 50_000;
 
 /// For whom a read is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -203,12 +205,13 @@ impl Volume {
         let Some(index) = chunk.index_of(server) else { return };
         let others = chunk.required & chunk.whole & !(1 << index);
         let replica = &mut chunk.replicas[index];
-        if replica.standing != Standing::Whole || others == 0 || replica.heal_not_before > now || self.spec.read_only {
+        let wait = |last: usize| if last == block { HEAL_AGAIN_US } else { HEAL_NEXT_US };
+        let lately = replica.damage.is_some_and(|(last, at)| now < at + wait(last));
+        if replica.standing != Standing::Whole || others == 0 || lately || self.spec.read_only {
             return;
         }
-        replica.heal_not_before = now + HEAL_AGAIN_US;
-        self.set_standing(number, index, Standing::Behind { retry_at: 0 });
-        self.schedule_rebuilds();
+        replica.damage = Some((block, now));
+        self.take_out_to_heal(number, index);
     }
 
     /// Everything is known. A guest gets it once no mutation can change what it says any more.

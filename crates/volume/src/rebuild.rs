@@ -23,6 +23,8 @@ pub(crate) struct Rebuild {
     pub attempt: u64,
     /// Its share of the rate, in bytes a second; 0 = as fast as can be.
     pub limit: u64,
+    /// The replica has every mutation before `from`: only damaged blocks are taken anew.
+    pub level: bool,
     /// The replica is declared whole without a pull.
     pub salvage: bool,
 }
@@ -125,12 +127,14 @@ impl Volume {
     }
 
     /// An in-sync server that has the chunk whole; not always the same one, and after a failed pull another one.
-    fn pull_source(&self, number: ChunkIndex, dest: ServerId) -> Option<ServerId> {
+    pub(crate) fn pull_source(&self, number: ChunkIndex, dest: ServerId) -> Option<ServerId> {
         let chunk = &self.chunks[number as usize];
+        let in_vain = self.heals.in_vain.get(&(number, dest));
         let count = chunk.replicas.len();
         (0..count).map(|step| (step + number as usize + self.failed_pulls) % count).find_map(|index| {
             let server = chunk.replicas[index].server;
             let good = (chunk.required & chunk.whole) >> index & 1 == 1;
+            let good = good && !in_vain.is_some_and(|asked| asked.contains(&server));
             (good && server != dest && self.servers[&server].dialer.ready()).then_some(server)
         })
     }
@@ -139,11 +143,12 @@ impl Volume {
         let chunk = &self.chunks[number as usize];
         let index = chunk.index_of(id).expect("the caller looked it up");
         let from = chunk.last.sequence + 1;
+        let level = chunk.replicas[index].level_at == Some(chunk.last.sequence);
         let mut header = self.header(Kind::BeginRebuild, number);
         header.sequence = from;
         self.set_standing(number, index, Standing::Rebuilding { from });
         let attempt = self.id();
-        self.rebuilds.insert((number, id), Rebuild { from, attempt, limit: 0, salvage: false });
+        self.rebuilds.insert((number, id), Rebuild { from, attempt, limit: 0, level, salvage: false });
         // From here on its own history is no choice any more, should the survivor be lost.
         let server = self.servers.get_mut(&id).expect("it is ready");
         let claim = ChunkState { rebuilding: true, ..server.claim_of(number) };
@@ -191,6 +196,7 @@ impl Volume {
     pub(crate) fn on_rebuild_ended(&mut self, id: ServerId, number: ChunkIndex, attempt: u64) {
         let Some(rebuild) = self.rebuild(id, number, attempt) else { return };
         self.rebuilds.remove(&(number, id));
+        self.heals.in_vain.remove(&(number, id));
         self.counters.rebuilt_chunks += 1;
         let chunk = &mut self.chunks[number as usize];
         let Some(index) = chunk.index_of(id) else { return };
@@ -221,6 +227,7 @@ impl Volume {
         if rebuild.salvage {
             self.salvage_failed(number, id);
         }
+        self.heals.in_vain.remove(&(number, id));
         self.failed_pulls = self.failed_pulls.wrapping_add(1);
         self.note(Some(id), Some(number), format!("rebuild failed: {reason}"));
         let retry_at = self.now + RETRY_US;
@@ -247,9 +254,7 @@ impl Volume {
         attempt: u64,
         block: usize,
     ) {
-        if self.rebuild(dest, number, attempt).is_none() {
-            return;
-        }
+        let Some(rebuild) = self.rebuild(dest, number, attempt) else { return };
         let chunk = &self.chunks[number as usize];
         let in_sync = |server: ServerId| chunk.index_of(server).is_some_and(|at| chunk.required >> at & 1 == 1);
         let untouched = chunk.replicas.iter().map(|replica| replica.server).any(|server| {
@@ -281,6 +286,9 @@ impl Volume {
                 self.set_standing(number, index, Standing::Behind { retry_at: 0 });
             }
             self.on_pulled(dest, number, attempt);
+        } else if rebuild.level {
+            self.heal_from_next(dest, source, number, attempt);
+            self.damaged(source, number, block);
         } else {
             self.rebuild_failed(dest, number, attempt, &format!("block {block} is damaged at server {source}"));
             self.damaged(source, number, block);
@@ -292,6 +300,7 @@ impl Volume {
         let numbers: Vec<ChunkIndex> = self.rebuilds.keys().filter(|key| key.1 == id).map(|key| key.0).collect();
         for number in numbers {
             let rebuild = self.rebuilds.remove(&(number, id));
+            self.heals.in_vain.remove(&(number, id));
             if rebuild.is_some_and(|rebuild| rebuild.salvage) {
                 self.salvage_failed(number, id);
             }

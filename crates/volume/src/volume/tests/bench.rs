@@ -50,6 +50,9 @@ pub struct Fake {
     pub durable: BTreeMap<u32, ChunkCopy>,
     /// Blocks that fail their checksum.
     pub damaged: BTreeSet<(u32, u16)>,
+    /// Of the damaged blocks a server knows only those that it was asked for.
+    pub finds_one: bool,
+    known: BTreeSet<(u32, u16)>,
     /// Bytes are flipped on the way instead of being reported.
     pub lies: bool,
     pub flushes: usize,
@@ -70,6 +73,8 @@ impl Fake {
             chunks: BTreeMap::new(),
             durable: BTreeMap::new(),
             damaged: BTreeSet::new(),
+            finds_one: false,
+            known: BTreeSet::new(),
             lies: false,
             flushes: 0,
             pulls: 0,
@@ -153,14 +158,26 @@ impl Fake {
                 self.limits.push(pull.bytes_per_s_max);
                 let (chunks, damaged) = &peers[&pull.source];
                 let source = chunks.get(&head.chunk).cloned().unwrap_or_default();
-                if let Some((chunk, block)) = damaged.iter().find(|(chunk, _)| *chunk == head.chunk) {
-                    return refusal_frame(&head, &Refusal::SourceDamaged { chunk: *chunk, block: *block });
-                }
                 assert!(!source.rebuilding && source.position.sequence >= pull.min_sequence, "a source must be whole");
                 let copy = self.chunks.get_mut(&head.chunk).expect("begun before");
-                copy.blocks = source.blocks;
-                self.damaged.clear();
-                ack
+                copy.blocks.retain(|key, _| source.blocks.contains_key(key));
+                let mut lacking = None;
+                for ((layer, block), bytes) in source.blocks {
+                    let here = (head.chunk, block);
+                    let fetch = if self.finds_one { &self.known } else { &self.damaged }.contains(&here);
+                    let same = copy.blocks.get(&(layer, block)) == Some(&bytes) && !fetch;
+                    if damaged.contains(&here) && !same {
+                        lacking = lacking.or(Some(block));
+                    } else if !same {
+                        copy.blocks.insert((layer, block), bytes);
+                        self.damaged.remove(&here);
+                        self.known.remove(&here);
+                    }
+                }
+                match lacking {
+                    Some(block) => refusal_frame(&head, &Refusal::SourceDamaged { chunk: head.chunk, block }),
+                    None => ack,
+                }
             }
             Kind::EndRebuild => {
                 let copy = self.chunks.get_mut(&head.chunk).expect("begun before");
@@ -214,6 +231,7 @@ impl Fake {
         let blocks = head.block..head.block + head.blocks;
         let bad = blocks.clone().find(|block| self.damaged.contains(&(head.chunk, *block)));
         if let (Some(block), false) = (bad, self.lies) {
+            self.known.insert((head.chunk, block));
             return refusal_frame(&head, &Refusal::Damaged { chunk: head.chunk, block });
         }
         let (mut states, mut crcs, mut data) = (Vec::new(), Vec::new(), BytesMut::new());

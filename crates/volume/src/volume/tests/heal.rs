@@ -66,6 +66,82 @@ fn what_a_server_says_is_damaged_at_the_open_is_healed() {
     assert_eq!(bench.read(0, 4), vec![5; 4]);
 }
 
+/// Servers 1 and 2 have block 0 damaged; server 1 alone block 1, which is read. Then the chunk is written.
+fn damaged_at_the_source_too(third: Mode) -> Bench {
+    let mut bench = Bench::open(&[]);
+    for n in 0..4u64 {
+        bench.write(n * BLOCK as u64, 10 + n as u8, BLOCK);
+    }
+    bench.mode(3, third);
+    bench.pass_ms(200);
+    for (server, block) in [(1, 0), (1, 1), (2, 0)] {
+        bench.servers.get_mut(&server).unwrap().damaged.insert((0, block));
+    }
+    assert_eq!(bench.read(BLOCK as u64, 4), vec![11; 4]);
+    let write = bench.write(3 * BLOCK as u64, 99, BLOCK);
+    bench.pass_ms(3_000);
+    assert_eq!(bench.answer(write), DONE, "{:?}", bench.master.heard);
+    bench
+}
+
+#[test]
+fn a_heal_takes_what_its_only_source_has_and_ends() {
+    let mut bench = damaged_at_the_source_too(Mode::Down);
+    assert_eq!(bench.master.stale, [3].into(), "neither of the two is given up");
+    assert_eq!(bench.servers[&1].damaged, [(0, 0)].into(), "what could be healed is");
+    assert!(!bench.servers[&1].chunks[&0].rebuilding);
+    assert_eq!(bench.servers[&1].pulls, 1, "and it is not tried without end");
+    bench.mode(2, Mode::Down);
+    let read = bench.ask(GuestOp::Read { offset: BLOCK as u64, len: 4 });
+    bench.pass_ms(100);
+    assert_eq!(bench.bytes(read), Some(vec![11; 4]), "server 1 answers for it");
+}
+
+#[test]
+fn many_damaged_blocks_are_not_healed_one_a_minute() {
+    let mut bench = Bench::open(&[]);
+    bench.write(0, 9, 16 * BLOCK);
+    bench.mode(3, Mode::Down);
+    bench.pass_ms(200);
+    for block in 0..16u16 {
+        bench.servers.get_mut(&(1 + u32::from(block) % 2)).unwrap().damaged.insert((0, block));
+    }
+    bench.servers.values_mut().for_each(|server| server.finds_one = true);
+    let read = bench.ask(GuestOp::Read { offset: 0, len: 16 * BLOCK as u32 });
+    bench.pass_ms(5_000);
+    assert_eq!(bench.bytes(read), Some(vec![9; 16 * BLOCK]));
+}
+
+#[test]
+fn a_heal_goes_from_source_to_source() {
+    let mut bench = damaged_at_the_source_too(Mode::Up);
+    assert!(bench.servers[&1].damaged.is_empty());
+    assert!(bench.servers[&2].damaged.is_empty(), "the source's damage was noticed");
+    assert!(bench.master.heard.is_empty(), "nobody left the in-sync set: {:?}", bench.master.heard);
+    assert_eq!(bench.read(0, 4), vec![10; 4]);
+}
+
+#[test]
+fn one_that_missed_a_mutation_on_the_way_to_its_heal_is_not_taken_as_level() {
+    let mut bench = Bench::open(&[]);
+    bench.write(0, 10, BLOCK);
+    bench.write(BLOCK as u64, 11, BLOCK);
+    bench.mode(3, Mode::Down);
+    bench.pass_ms(200);
+    for (server, block) in [(1, 0), (2, 0)] {
+        bench.servers.get_mut(&server).unwrap().damaged.insert((0, block));
+    }
+    bench.servers.get_mut(&1).unwrap().full = true; // its rebuild is refused at first
+    let read = bench.ask(GuestOp::Read { offset: 0, len: 4 });
+    let write = bench.write(BLOCK as u64, 12, BLOCK);
+    bench.pass_ms(2_000);
+    assert_eq!((bench.bytes(read), bench.answer(write)), (None, None));
+    bench.servers.get_mut(&1).unwrap().full = false;
+    bench.pass_ms(5_000);
+    let copy = &bench.servers[&1].chunks[&0];
+    assert!(copy.rebuilding || copy.blocks[&(1, 1)] == filled(12), "{copy:?}");
+}
+
 #[test]
 fn a_chunk_that_nobody_may_answer_for_waits_until_the_operator_accepts_the_loss() {
     let mut bench = Bench::new(&[]);
