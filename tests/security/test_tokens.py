@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 
@@ -115,6 +116,60 @@ async def test_tokens_that_are_not_right(storage: Storage) -> None:
         await gateway.call(storage.open_request(other, generation=3, token=forged), 3.0)
     await gateway.close()
     await qemu_io(uri, "write -P 8 0 64k", "read -P 8 0 64k")
+
+
+def short_lived(storage: Storage, volume: Volume, generation: int, seconds: int) -> str:
+    return _native.sign_token(storage.token_secret, volume.number, generation, int(time.time()) + seconds)
+
+
+async def test_a_token_ends_for_who_came_with_it_in_time_too(storage: Storage) -> None:
+    """Else a host that was broken into would keep its connections, and with them what it may, for ever."""
+    volume, uri = await written(storage)
+    reader = await evil(storage)
+    token = short_lived(storage, volume, 0, 2)
+    assert (await reader.ask(CLAIM, claim(token), volume=volume.number)).kind == CLAIM_REPLY
+    assert (await reader.ask(READ, volume=volume.number, layer=1, blocks=1)).kind == READ_REPLY
+    theirs = storage.create(64 * MIB)
+    writer = await evil(storage)
+    token = short_lived(storage, theirs, 1, 2)
+    assert (await writer.ask(CLAIM, claim(token), volume=theirs.number)).kind == CLAIM_REPLY
+    await asyncio.sleep(5)
+    assert "expired" in await reader.refused(READ, volume=volume.number, layer=1, blocks=1)
+    for kind in CHANGES:
+        body, data = payload(kind)
+        assert "expired" in await writer.refused(kind, body, data, **fields(theirs, kind, 1))
+    # With a newer one they go on, on the same connection.
+    assert (await reader.ask(CLAIM, claim(storage.token(volume, 0)), volume=volume.number)).kind == CLAIM_REPLY
+    assert (await reader.ask(READ, volume=volume.number, layer=1, blocks=1)).kind == READ_REPLY
+    await qemu_io(uri, "read -P 7 0 1M", "write -P 8 0 64k")
+
+
+async def test_a_guest_does_not_notice_that_tokens_are_renewed(storage: Storage) -> None:
+    volume = storage.create(64 * MIB)
+    generation = volume.generation + 1
+    uri = await storage.open(volume, token=short_lived(storage, volume, generation, 3))
+    await qemu_io(uri, "write -P 7 0 1M", "flush")
+    await storage.channel.call(storage.open_request(volume))  # as the master does, every day
+    await asyncio.sleep(6)
+    began = time.monotonic()
+    await qemu_io(uri, "read -P 7 0 64k", "write -P 8 0 64k", "flush", "read -P 8 0 64k")
+    took_s = time.monotonic() - began
+    print(f"across the end of a token that was renewed: {1000 * took_s:.0f} ms")
+    assert took_s < 2
+
+
+async def test_a_gateway_whose_tokens_were_not_renewed_waits_for_newer_ones(storage: Storage) -> None:
+    volume = storage.create(64 * MIB)
+    generation = volume.generation + 1
+    uri = await storage.open(volume, token=short_lived(storage, volume, generation, 2))
+    await qemu_io(uri, "write -P 7 0 1M", "flush")
+    await asyncio.sleep(5)
+    reading = asyncio.create_task(qemu_io(uri, "read -P 7 0 64k"))
+    await asyncio.sleep(3)
+    assert not reading.done(), "no error, and nothing that it may not read any more"
+    await storage.channel.call(storage.open_request(volume))
+    await reading
+    await qemu_io(uri, "write -P 8 0 64k", "flush", "read -P 8 0 64k")
 
 
 async def test_a_read_token_does_not_write(storage: Storage) -> None:

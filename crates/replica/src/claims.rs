@@ -21,7 +21,9 @@ pub(crate) struct Claim {
     pub(crate) rights: Rights,
     pub(crate) generation: u64,
     pub(crate) tree: Arc<LayerTree>,
-    /// A later claim took the volume away: every further request is refused with this.
+    /// When its token ends.
+    expires_unix_s: u64,
+    /// A later claim took the volume away, or its token has expired: every further request is refused with this.
     pub(crate) revoked: Option<Refusal>,
 }
 
@@ -92,7 +94,8 @@ impl<V: Vfs> Replica<V> {
             Rights::Read if self.store.fence(volume).deleted => return Err(denied("the volume was deleted")),
             Rights::Read => {}
         }
-        let claim = Claim { rights: token.rights, generation: token.generation, tree, revoked: None };
+        let (generation, expires_unix_s) = (token.generation, token.expires_unix_s);
+        let claim = Claim { rights: token.rights, generation, tree, expires_unix_s, revoked: None };
         if let Some(peer) = self.connections.get_mut(&asked.connection) {
             let writes = |claim: &Claim| claim.rights == Rights::Write && claim.revoked.is_none();
             let keep = token.rights == Rights::Read && peer.claims.get(&volume).is_some_and(writes);
@@ -126,6 +129,17 @@ impl<V: Vfs> Replica<V> {
         }
         for other in half_dead {
             self.close(other, "the same writer has connected again");
+        }
+    }
+
+    /// A token ends for those who came with it as well: whoever is to go on has a newer one by then, and claims with it.
+    pub(crate) fn expire_claims(&mut self, now: Now) {
+        for (connection, peer) in &mut self.connections {
+            let over = |claim: &&mut Claim| claim.revoked.is_none() && claim.expires_unix_s < now.unix_s;
+            for claim in peer.claims.values_mut().filter(over) {
+                tracing::info!(connection, name = peer.name, "a claim's token has expired");
+                claim.revoked = Some(denied("the token has expired: claim the volume with a newer one"));
+            }
         }
     }
 

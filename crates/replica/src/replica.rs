@@ -18,7 +18,7 @@ use crate::work::Work;
 
 /// Wait after a failed checkpoint before the next.
 const CHECKPOINT_RETRY_US: u64 = 1_000_000;
-/// How often the file system is asked for its room.
+/// How often the file system is asked for its room, and tokens are looked at.
 const SPACE_EVERY_US: u64 = 1_000_000;
 
 /// A peer.
@@ -317,6 +317,7 @@ impl<V: Vfs> Replica<V> {
             if let Err(error) = self.store.refresh_space() {
                 tracing::warn!(%error, "the file system does not say how much room it has");
             }
+            self.expire_claims(now);
         }
         self.time_out_pulls(now);
         self.tick_work(now);

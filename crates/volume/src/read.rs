@@ -166,6 +166,8 @@ impl Volume {
             Refusal::Damaged { chunk, block } if (*chunk as usize) < self.chunks.len() => {
                 self.damaged(server, *chunk, usize::from(*block));
             }
+            // Its claim is not valid any more; a new one, with what the master has sent meanwhile, may be.
+            Refusal::Denied { .. } => self.fail_link(server, &format!("refused a read: {refusal}")),
             other => {
                 let chunk = self.reads.get(&id).map(|job| job.chunk);
                 self.note(Some(server), chunk, format!("refused a read: {other}"));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use yuntai_proto::control::Source;
-use yuntai_proto::data::Claim;
+use yuntai_proto::data::{Claim, Refusal};
 use yuntai_proto::{
     block_crc, BlockState, ChunkIndex, Frame, Header, Kind, ServerId, BASE_LAYER, BLOCK_BYTES, CHUNK_BYTES,
 };
@@ -132,6 +132,9 @@ impl Volume {
             (Asked::Read { read }, Kind::Error) => {
                 let refusal = refusal_of(frame);
                 self.note(Some(id), None, format!("source {source} refused a read: {refusal}"));
+                if let Refusal::Denied { .. } = refusal {
+                    self.cut_source(source, id, "its claim is not valid any more");
+                }
                 self.read_failed(id, read);
             }
             (asked, kind) => {
