@@ -1,14 +1,17 @@
 # Everything a newcomer needs. Variables: YUNTAI_HOME (data folder), API_PORT (8080), YUNTAI_CLUSTER (lab; a second
 # cloud needs another name and port), CONFIRM=yes (clean), ARGS (test, bench, bench-storage), CEPH=yes (bench-storage),
-# MINUTES and SEED (thrash).
+# MINUTES and SEED (thrash), SEEDS and FIRST (sim, mutants), MINUTES (fuzz).
 .POSIX:
-.PHONY: help up down status test thrash bench bench-storage bench-scale clean
+.PHONY: help up down status test sim mutants fuzz thrash bench bench-storage bench-scale clean
 
 help:
 	@echo 'make up      build what is missing, start a whole cloud on this machine, and its first VM'
 	@echo 'make status  show the cloud and its processes'
 	@echo 'make down    stop it and leave nothing running; the data stays'
 	@echo 'make test    install what the tests need and run all of them; ARGS goes to pytest'
+	@echo 'make sim     the store in a simulated world of faults; SEEDS (300), FIRST (0): seed N fails alike each time'
+	@echo 'make mutants break each rule of the store on purpose and see that the simulator notices; SEEDS (300), ONLY'
+	@echo 'make fuzz    feed every parser what a hostile peer, guest or disk would; MINUTES (5)'
 	@echo 'make thrash  kill, hang, cut off and fill a block store while it is written; MINUTES (5), SEED'
 	@echo 'make bench   measure: API, idle cost, creation, network, disk beside its peers; ARGS chooses'
 	@echo 'make bench-storage   the block store beside QEMU (CEPH=yes: and Ceph), its stalls, snapshots, rebuild, memory'
@@ -27,6 +30,16 @@ status:
 test:
 	@bin/setup tools
 	@YUNTAI_SET_UP=yes bin/check $(ARGS)
+
+sim:
+	@SEEDS=$${SEEDS:-300} cargo test --quiet --release -p yuntai-sim --test seeds -- --nocapture
+
+mutants:
+	@SEEDS=$${SEEDS:-300} cargo test --quiet -p yuntai-sim --test mutants -- --nocapture --include-ignored
+
+fuzz:
+	@MINUTES=$${MINUTES:-5} cargo test --quiet -p yuntai-sim --test fuzz -- --nocapture
+	@FUZZ_TIMES=$$((40 * $${MINUTES:-5})) .venv/bin/python -m pytest -q -p no:cacheprovider tests/unit/image/test_qcow2.py
 
 thrash:
 	@bin/setup tools

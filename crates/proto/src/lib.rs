@@ -10,6 +10,7 @@ pub mod data;
 pub mod frame;
 pub mod handshake;
 pub mod intake;
+pub mod mutant;
 pub mod outbox;
 pub mod pulse;
 pub mod strangers;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use yuntai_proto::auth::{check_token, Rights};
 use yuntai_proto::data::{Claim as ClaimBody, ClaimReply, Layers, Refusal};
 use yuntai_proto::handshake::{json_body, json_frame};
-use yuntai_proto::{ChunkIndex, Frame, Header, Kind, VolumeId};
+use yuntai_proto::{mutant, ChunkIndex, Frame, Header, Kind, VolumeId};
 use yuntai_store::vfs::Vfs;
 use yuntai_store::LayerTree;
 
@@ -118,6 +118,9 @@ impl<V: Vfs> Replica<V> {
     fn revoke_others(&mut self, connection: ConnectionId, volume: VolumeId, generation: u64, session: u64) {
         let refusal = Refusal::Fenced { generation, session };
         let mut half_dead = Vec::new();
+        if mutant::is("an older writer's connection stays good") {
+            return;
+        }
         for (other, peer) in self.connections.iter_mut().filter(|(other, _)| **other != connection) {
             let Some(claim) = peer.claims.get_mut(&volume).filter(|claim| claim.rights == Rights::Write) else {
                 continue;

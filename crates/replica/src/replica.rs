@@ -7,7 +7,7 @@ use bytes::Bytes;
 use yuntai_proto::data::Refusal;
 use yuntai_proto::frame::FLAG_DURABLE;
 use yuntai_proto::handshake::refusal_frame;
-use yuntai_proto::{Frame, Header, Kind, VolumeId};
+use yuntai_proto::{mutant, Frame, Header, Kind, VolumeId};
 use yuntai_store::vfs::Vfs;
 use yuntai_store::{CheckpointJob, Store, SyncTicket};
 
@@ -230,6 +230,7 @@ impl<V: Vfs> Replica<V> {
     pub(crate) fn stage_answer(&mut self, asked: Asked) {
         let durable = asked.header.flags & FLAG_DURABLE != 0
             || matches!(asked.header.kind, Kind::Flush | Kind::BeginRebuild | Kind::EndRebuild);
+        let durable = durable && !mutant::is("a flush is answered without a sync");
         self.staged.push((asked, durable));
     }
 

@@ -4,6 +4,8 @@ use rand::seq::SliceRandom;
 use rand::Rng;
 use yuntai_proto::ServerId;
 
+use crate::gateway::Gateway;
+use crate::mix::Kind;
 use crate::net::{Node, Side};
 use crate::world::{Job, Micros, World};
 
@@ -20,9 +22,11 @@ pub enum Fault {
     NoGateway,
     /// The disk of a server is full.
     Full(ServerId),
+    /// The disk of a server takes its time.
+    Slow(ServerId),
+    /// Frames between two are lost, doubled and swapped.
+    Rough(Node, Node),
 }
-
-const FAULT_EVERY_US: std::ops::Range<Micros> = 50_000..1_500_000;
 
 impl World {
     fn some_server(&mut self) -> ServerId {
@@ -43,28 +47,39 @@ impl World {
         if !self.faulty {
             return;
         }
-        let next = self.rng.gen_range(FAULT_EVERY_US);
+        let next = self.rng.gen_range(self.mix.every_us.clone());
         self.after(next, Job::Fault);
         let gateway = Node::Gateway(self.gateways.len() - 1);
-        let id = self.some_server();
+        let (id, other) = (self.some_server(), self.some_server());
         let server = Node::Server(id);
-        match self.rng.gen_range(0..100) {
-            0..=11 => self.break_connections(gateway, server),
-            12..=21 => self.last(Fault::Cut(gateway, server)),
-            22..=29 => self.last(Fault::Cut(server, gateway)),
-            30..=39 => self.last(Fault::Frozen(server)),
-            40..=51 => self.last(Fault::Down(id)),
-            52..=61 if !self.flipping => self.lose_power(id),
-            62..=66 => self.last(Fault::NoGateway),
-            67..=73 => self.move_away(),
-            74..=77 if !self.flipping => self.lose_all_power(),
-            78..=85 => self.snapshot(),
-            86..=89 => self.last(Fault::Cut(gateway, Node::Master)),
-            90..=93 => self.last(Fault::Cut(Node::Server(self.servers.len() as ServerId), server)),
-            94..=95 => self.last(Fault::Full(id)),
-            96..=97 => self.fail_once(id),
-            _ if self.flipping => self.flip_a_bit(),
-            _ => self.last(Fault::Down(id)),
+        match self.mix.next(&mut self.rng) {
+            Kind::Break => self.break_connections(gateway, server),
+            Kind::CutTo => self.last(Fault::Cut(gateway, server)),
+            Kind::CutFrom => self.last(Fault::Cut(server, gateway)),
+            Kind::CutBoth => {
+                self.last(Fault::Cut(gateway, server));
+                self.last(Fault::Cut(server, gateway));
+            }
+            Kind::CutMaster if self.rng.gen_bool(0.7) => self.last(Fault::Cut(gateway, Node::Master)),
+            Kind::CutMaster => self.last(Fault::Cut(Node::Master, gateway)),
+            Kind::CutPeers => self.last(Fault::Cut(Node::Server(other), server)),
+            Kind::Rough => self.last(Fault::Rough(gateway, server)),
+            Kind::Freeze => self.last(Fault::Frozen(server)),
+            Kind::FreezeGateway => self.last(Fault::Frozen(gateway)),
+            Kind::Clocks => self.jump_clocks(id),
+            Kind::Kill => self.last(Fault::Down(id)),
+            Kind::KillAll => self.kill_all(),
+            Kind::NoGateway => self.last(Fault::NoGateway),
+            Kind::MoveAway => self.move_away(),
+            Kind::Twin => self.begin_again(),
+            Kind::Power => self.lose_power(id),
+            Kind::PowerOfHost => self.lose_host(id),
+            Kind::PowerOfAll => self.lose_all_power(),
+            Kind::Full => self.last(Fault::Full(id)),
+            Kind::Slow => self.last(Fault::Slow(id)),
+            Kind::Fail => self.fail_once(id),
+            Kind::Flip => self.flip_a_bit(),
+            Kind::Snapshot => self.snapshot(),
         }
     }
 
@@ -84,6 +99,8 @@ impl World {
                 let used: u64 = disk.files().iter().map(|(_, bytes)| bytes).sum();
                 disk.set_capacity(Some(used));
             }
+            Fault::Slow(id) => self.servers.get_mut(&id).expect("a server of this world").slow = true,
+            Fault::Rough(one, other) => self.net.roughen(one, other),
         }
         let time = self.how_long();
         self.after(time, Job::Heal(fault));
@@ -102,6 +119,8 @@ impl World {
                 }
             }
             Fault::Full(id) => self.servers[&id].disk.set_capacity(None),
+            Fault::Slow(id) => self.servers.get_mut(&id).expect("a server of this world").slow = false,
+            Fault::Rough(one, other) => self.net.smooth(one, other),
         }
     }
 
@@ -126,7 +145,13 @@ impl World {
         self.note(format!("fault: power cut of server {id}"));
         self.stop_server(id);
         let disk = self.servers[&id].disk.clone();
-        let after = disk.crash(&mut |n| self.rng.gen_range(0..n));
+        // Sometimes nearly everything had reached the platter, sometimes nearly nothing.
+        let (all, none) = (self.rng.gen_bool(0.3), self.rng.gen_bool(0.2));
+        let after = disk.crash(&mut |n| match self.rng.gen_bool(0.95) {
+            true if all => n - 1,
+            true if none => 0,
+            _ => self.rng.gen_range(0..n),
+        });
         self.servers.get_mut(&id).expect("a server of this world").disk = after;
         self.coverage.hit("a server lost unsynced writes");
         self.lossy.insert(id);
@@ -142,9 +167,22 @@ impl World {
         self.coverage.hit("the power of everything was cut");
         let ids: Vec<ServerId> = self.servers.keys().copied().collect();
         ids.into_iter().for_each(|id| self.lose_power(id));
-        self.kill_gateway(self.gateways.len() - 1);
-        let time = self.how_long();
-        self.after(time, Job::Heal(Fault::NoGateway));
+        self.last(Fault::NoGateway);
+    }
+
+    /// The power of a host is cut that has the gateway and a server on it.
+    fn lose_host(&mut self, id: ServerId) {
+        self.coverage.hit("a host with gateway and server was lost");
+        self.lose_power(id);
+        self.last(Fault::NoGateway);
+    }
+
+    /// Every process is killed at once and begun again: what was written stays, synced or not.
+    fn kill_all(&mut self) {
+        self.coverage.hit("every process was killed at once");
+        let ids: Vec<ServerId> = self.servers.keys().copied().collect();
+        ids.into_iter().for_each(|id| self.last(Fault::Down(id)));
+        self.last(Fault::NoGateway);
     }
 
     /// The volume is opened elsewhere while the old gateway is cut off from the master and does not know.
@@ -155,6 +193,33 @@ impl World {
         }
         self.last(Fault::Cut(Node::Gateway(old), Node::Master));
         self.open_gateway(Vec::new());
+    }
+
+    /// The gateway's process is begun again while the first still runs, both with the same generation: a supervisor that
+    /// lost sight of it. The servers let in only one session of a generation.
+    fn begin_again(&mut self) {
+        let old = self.gateways.len() - 1;
+        let record = &self.master.records[&self.volume];
+        if !self.gateways[old].opened || self.gateways[old].generation != record.generation {
+            return;
+        }
+        self.note(format!("fault: gateway {old} is begun again beside itself"));
+        self.coverage.hit("two gateways had one generation");
+        let (spec, session) = (self.master.describe(self.volume, Vec::new()), self.rng.gen());
+        self.add_gateway(Gateway::new(spec, session));
+        let time = self.how_long();
+        self.after(time, Job::Heal(Fault::NoGateway));
+    }
+
+    fn jump_clocks(&mut self, id: ServerId) {
+        self.coverage.hit("a clock jumped");
+        let ahead = self.rng.gen_range(0..5_000_000);
+        let wall = self.rng.gen_range(-100_000_000..100_000_000);
+        self.note(format!("fault: clocks of server {id} jump by {ahead} µs and {wall} s"));
+        let clock = &mut self.servers.get_mut(&id).expect("a server of this world").clock;
+        (clock.ahead_us, clock.wall_s) = (clock.ahead_us + ahead, wall);
+        let ahead = self.rng.gen_range(0..5_000_000);
+        self.gateways.last_mut().expect("there is one").ahead_us += ahead;
     }
 
     fn fail_once(&mut self, id: ServerId) {
@@ -174,14 +239,11 @@ impl World {
             .into_iter()
             .filter(|(name, len)| name.starts_with("volumes/") && *len > 0)
             .collect();
-        let Some((name, len)) = files.choose(&mut self.rng) else { return };
-        // Files are sparse: look for a byte that is there.
-        for _ in 0..200 {
-            let (offset, bit) = (self.rng.gen_range(0..*len), self.rng.gen_range(0..8));
-            if self.servers[&id].disk.flip_bit(name, offset, bit) {
-                self.note(format!("fault: bit {bit} of byte {offset} of {name} of server {id} flips"));
-                return;
-            }
+        let Some((name, _)) = files.choose(&mut self.rng) else { return };
+        let Some(sector) = self.servers[&id].disk.sectors(name).choose(&mut self.rng).copied() else { return };
+        let (offset, bit) = (sector + self.rng.gen_range(0..512), self.rng.gen_range(0..8));
+        if self.servers[&id].disk.flip_bit(name, offset, bit) {
+            self.note(format!("fault: bit {bit} of byte {offset} of {name} of server {id} flips"));
         }
     }
 }

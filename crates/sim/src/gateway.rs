@@ -1,9 +1,9 @@
 //! A gateway: the real volume, and which of its links is which connection.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use yuntai_proto::control::OpenVolume;
-use yuntai_volume::{Action, Config, Event, LinkId, Volume};
+use yuntai_volume::{Action, Config, Event, GuestRequest, LinkId, Volume};
 
 use crate::net::ConnId;
 
@@ -15,6 +15,10 @@ pub struct Gateway {
     pub generation: u64,
     /// It serves.
     pub opened: bool,
+    /// Its clock has jumped so far ahead.
+    pub ahead_us: u64,
+    /// Guests' requests on their way to it, in order.
+    pub asked: VecDeque<GuestRequest>,
     /// Connections of its links.
     pub links: BTreeMap<LinkId, ConnId>,
     names: BTreeMap<ConnId, LinkId>,
@@ -27,14 +31,22 @@ impl Gateway {
         let config = Config { hydrate_bytes_per_s: 8 << 20, pull_wait_us: 10_000_000, ..Config::default() };
         let generation = spec.generation;
         let volume = Some(Volume::new(spec, session, config));
-        Self { volume, generation, opened: false, links: BTreeMap::new(), names: BTreeMap::new() }
+        Self {
+            volume,
+            generation,
+            opened: false,
+            ahead_us: 0,
+            asked: VecDeque::new(),
+            links: BTreeMap::new(),
+            names: BTreeMap::new(),
+        }
     }
 
     /// Give an event to the volume, and take what it wants done.
     pub fn turn(&mut self, event: Event, now_us: u64) -> Vec<Action> {
         let mut actions = Vec::new();
         if let Some(volume) = &mut self.volume {
-            volume.apply(event, now_us, &mut actions);
+            volume.apply(event, now_us + self.ahead_us, &mut actions);
         }
         actions
     }

@@ -121,6 +121,19 @@ impl History {
         Ok(())
     }
 
+    /// May a disk that lost its power hold `tag`, after what was flushed?
+    ///
+    /// # Errors
+    /// A sentence that says what it may hold.
+    pub fn check_flushed(&mut self, sector: u64, tag: Tag) -> Result<(), String> {
+        let register = self.register(sector);
+        if register.values.iter().any(|(number, value)| *number >= register.flushed && *value == tag) {
+            return Ok(());
+        }
+        let allowed: Vec<_> = register.values.iter().filter(|(number, _)| *number >= register.flushed).collect();
+        Err(format!("sector {sector} holds {tag:#x}, flushed and later are {allowed:x?}"))
+    }
+
     /// Every sector that was ever written.
     pub fn sectors(&self) -> impl Iterator<Item = u64> + '_ {
         self.sectors.keys().copied()

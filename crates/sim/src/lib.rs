@@ -9,14 +9,20 @@
 //! (liveness), must hold what it acknowledged ([`history`]), and its replicas must be equal.
 
 pub mod coverage;
+pub mod eyes;
 pub mod faults;
+pub mod fuzz;
 pub mod gateway;
+pub mod golden;
 pub mod guest;
 pub mod history;
 pub mod master;
+pub mod mix;
+pub mod mutants;
 pub mod net;
 pub mod run;
 pub mod server;
+mod serving;
 pub mod world;
 
 pub use run::{run, Failure};

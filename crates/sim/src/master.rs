@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use yuntai_proto::auth::{sign_token, Rights, Token};
 use yuntai_proto::control::{EventAnswer, GatewayEvent, OpenVolume, Source};
-use yuntai_proto::{LayerId, ServerId, VolumeId, CHUNK_BYTES, IN_SYNC_MIN};
+use yuntai_proto::{mutant, LayerId, ServerId, VolumeId, CHUNK_BYTES, IN_SYNC_MIN};
 
 /// The secret that tokens are signed with in the simulator.
 pub const TOKEN_SECRET: &[u8] = b"simulated token secret";
@@ -62,7 +62,19 @@ impl Master {
         self.records.insert(volume, record);
     }
 
-    fn placement(&self, record: &Record) -> Vec<Vec<ServerId>> {
+    /// How many chunks a volume has.
+    #[must_use]
+    pub fn chunks(&self, volume: VolumeId) -> u32 {
+        u32::try_from(self.records[&volume].size_bytes / CHUNK_BYTES).expect("few chunks")
+    }
+
+    /// Where a volume's chunks are.
+    #[must_use]
+    pub fn placement(&self, volume: VolumeId) -> Vec<Vec<ServerId>> {
+        self.placement_of(&self.records[&volume])
+    }
+
+    fn placement_of(&self, record: &Record) -> Vec<Vec<ServerId>> {
         let chunks = record.size_bytes / CHUNK_BYTES;
         (0..chunks)
             .map(|chunk| {
@@ -85,7 +97,7 @@ impl Master {
     fn source_of(&self, record: &Record) -> Option<Source> {
         let (volume, layer) = record.source?;
         let source = self.records.get(&volume)?;
-        let mut placement = self.placement(source);
+        let mut placement = self.placement_of(source);
         placement.iter_mut().for_each(|chunk| chunk.retain(|server| !source.stale.contains(server)));
         Some(Source {
             volume,
@@ -118,7 +130,7 @@ impl Master {
             read_only: false,
             parents: record.parents.clone(),
             head: record.head,
-            placement: self.placement(record),
+            placement: self.placement_of(record),
             servers: self.addresses(),
             stale: record.stale.iter().copied().collect(),
             sources: if whole { Vec::new() } else { self.source_of(record).into_iter().collect() },
@@ -146,7 +158,7 @@ impl Master {
         | GatewayEvent::Moved { volume, generation, .. }
         | GatewayEvent::BootSet { volume, generation, .. }
         | GatewayEvent::Fenced { volume, generation }) = event;
-        let placement = self.placement(&self.records[volume]);
+        let placement = self.placement(*volume);
         let record = self.records.get_mut(volume).expect("the volume exists");
         if *generation != record.generation {
             return EventAnswer::Fenced {};
@@ -155,7 +167,8 @@ impl Master {
             GatewayEvent::Degrade { server, .. } => {
                 let mut stale = record.stale.clone();
                 stale.insert(*server);
-                let enough = |chunk: &Vec<ServerId>| chunk.iter().filter(|s| !stale.contains(s)).count() >= IN_SYNC_MIN;
+                let least = if mutant::is("one in sync is enough") { 1 } else { IN_SYNC_MIN };
+                let enough = |chunk: &Vec<ServerId>| chunk.iter().filter(|s| !stale.contains(s)).count() >= least;
                 if !placement.iter().all(enough) {
                     return EventAnswer::Refused { reason: "fewer than two would be left".into() };
                 }

@@ -64,6 +64,7 @@ pub struct Net {
     next: ConnId,
     cuts: BTreeSet<(Node, Node)>,
     frozen: BTreeSet<Node>,
+    rough: BTreeSet<(Node, Node)>,
 }
 
 impl Net {
@@ -154,6 +155,33 @@ impl Net {
         self.cuts.remove(&(from, to));
     }
 
+    /// From now on frames between these two are lost, doubled and swapped. TCP would not let that through; nothing may
+    /// break all the same.
+    pub fn roughen(&mut self, one: Node, other: Node) {
+        self.rough.insert((one, other));
+    }
+
+    /// The connections of these two are TCP's again.
+    pub fn smooth(&mut self, one: Node, other: Node) {
+        self.rough.remove(&(one, other));
+    }
+
+    /// Is a frame to this end in danger?
+    #[must_use]
+    pub fn is_rough(&self, conn: ConnId, to: Side) -> bool {
+        let Some(found) = self.conns.get(&conn).filter(|_| !self.rough.is_empty()) else { return false };
+        let (from, to) = (found.ends[to.other() as usize], found.ends[to as usize]);
+        self.rough.contains(&(from, to)) || self.rough.contains(&(to, from))
+    }
+
+    /// The last two frames that are on their way to an end change places.
+    pub fn swap_last(&mut self, conn: ConnId, to: Side) {
+        let Some(queue) = self.conns.get_mut(&conn).map(|found| &mut found.queues[to as usize]) else { return };
+        if let Some(last) = queue.len().checked_sub(1).filter(|last| *last > 0) {
+            queue.swap(last, last - 1);
+        }
+    }
+
     /// A process stops in the middle of everything (SIGSTOP).
     pub fn freeze(&mut self, node: Node) {
         self.frozen.insert(node);
@@ -174,6 +202,7 @@ impl Net {
     pub fn heal_all(&mut self) {
         self.cuts.clear();
         self.frozen.clear();
+        self.rough.clear();
     }
 
     /// Forget connections of which both ends are gone.

@@ -46,6 +46,13 @@ pub fn run(seed: u64) -> Result<Coverage, Box<Failure>> {
     }
 }
 
+/// Run one seed among peers of which some lie: for panics only.
+pub fn run_among_liars(seed: u64) {
+    let mut world = World::new(seed, SERVERS);
+    world.liars = true;
+    drop(whole(&mut world));
+}
+
 fn whole(world: &mut World) -> Result<(), String> {
     world.volume = SOURCE;
     world.master.create(SOURCE, CHUNKS, None);
@@ -95,6 +102,7 @@ fn heal(world: &mut World) -> Result<(), String> {
     let ids: Vec<ServerId> = world.servers.keys().copied().collect();
     for id in ids {
         world.servers[&id].disk.set_capacity(None);
+        world.servers.get_mut(&id).expect("listed").slow = false;
         world.start_server(id);
     }
     if world.gateways.last().is_some_and(|gateway| gateway.volume.is_none()) {
@@ -203,12 +211,24 @@ fn until(world: &mut World, what: &str, done: impl Fn(&World) -> bool) -> Result
 impl World {
     /// The guest asks its gateway something.
     pub fn ask(&mut self, request: GuestRequest) {
-        let index = self.gateways.len() - 1;
+        let index = self.guests_gateway();
         self.asked_of.insert(request.id, index);
         if request.op == yuntai_volume::GuestOp::Flush {
-            self.flush_asked_at.insert(request.id, self.now);
+            let marks = if index + 1 == self.gateways.len() { self.acknowledged() } else { Default::default() };
+            self.flushes.insert(request.id, (self.now, marks));
         }
-        self.gateway_event(index, Event::Guest(request));
+        self.gateways[index].asked.push_back(request);
+        self.after(0, Job::Ask(index));
+    }
+
+    /// The last gateway; but until that one serves, the guest still runs on the host of the one before.
+    fn guests_gateway(&self) -> usize {
+        let last = self.gateways.len() - 1;
+        let serves = |index: &usize| self.gateways[*index].opened && self.gateways[*index].volume.is_some();
+        match last.checked_sub(1).filter(serves) {
+            Some(before) if !self.gateways[last].opened && !self.newest_served => before,
+            _ => last,
+        }
     }
 
     /// The guest asks something at random.
@@ -225,7 +245,7 @@ impl World {
         }
         let wait = self.rng.gen_range(GUEST_EVERY_US);
         self.after(wait, Job::Guest);
-        let there = self.gateways.last().is_some_and(|gateway| gateway.volume.is_some());
+        let there = self.gateways[self.guests_gateway()].volume.is_some();
         if there && self.guest.waiting() < UNANSWERED_MAX {
             self.guest_asks();
         }
@@ -233,17 +253,18 @@ impl World {
 
     /// An answer reaches the guest.
     pub fn reply(&mut self, id: u64, result: &Result<GuestData, GuestError>) {
-        if self.asked_of.remove(&id).is_none() {
-            return;
-        }
-        if let (Some(asked_at), Ok(_)) = (self.flush_asked_at.remove(&id), result) {
-            if asked_at > self.lost_at {
-                self.lossy.clear();
-            }
+        let Some(index) = self.asked_of.remove(&id) else { return };
+        let flush = self.flushes.remove(&id).filter(|_| result.is_ok());
+        if flush.as_ref().is_some_and(|(asked_at, _)| *asked_at > self.lost_at) {
+            self.lossy.clear();
         }
         if let Err(wrong) = self.guest.answer(id, result) {
             self.note(format!("answer {id}: {result:?}").chars().take(200).collect());
             self.wrong.push(wrong);
+        }
+        self.check_acknowledged(index);
+        if let Some((_, marks)) = flush {
+            self.check_flushed(index, &marks);
         }
     }
 }

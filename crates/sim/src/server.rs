@@ -9,8 +9,10 @@ use crate::master::TOKEN_SECRET;
 
 /// Small, so that segments turn and checkpoints happen in a run of some thousand writes.
 const SEGMENT_BYTES: u64 = 256 << 10;
-const JOURNAL_BYTES_MAX: u64 = 4 << 20;
-const CHECKPOINT_BYTES: u64 = 1 << 20;
+const JOURNAL_BYTES_MAX: u64 = 1 << 20;
+/// One turn's mutations more than the limit may be in the journal.
+const JOURNAL_BYTES_SLACK: u64 = 512 << 10;
+const CHECKPOINT_BYTES: u64 = 384 << 10;
 /// Low, so that both ways of a write are taken.
 const IN_PLACE_BLOCKS_MIN: u16 = 2;
 const CHECKPOINT_EVERY_US: u64 = 700_000;
@@ -29,13 +31,35 @@ pub struct Server {
     pub failed_starts: u32,
     /// The highest fence ever seen here: it must never go back.
     pub fence: u64,
+    /// Its disk takes its time.
+    pub slow: bool,
+    /// Its clocks are so far ahead: the one that only goes on, and the one on the wall.
+    pub clock: Clock,
+}
+
+/// How wrong a server's clocks are.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Clock {
+    /// Jumps of the clock that never goes back.
+    pub ahead_us: u64,
+    /// The wall clock's error, either way.
+    pub wall_s: i64,
 }
 
 impl Server {
     /// A server with an empty disk, not started.
     #[must_use]
     pub fn new(id: ServerId) -> Self {
-        Self { id, disk: MemVfs::new(), replica: None, incarnation: 0, failed_starts: 0, fence: 0 }
+        Self {
+            id,
+            disk: MemVfs::new(),
+            replica: None,
+            incarnation: 0,
+            failed_starts: 0,
+            fence: 0,
+            slow: false,
+            clock: Clock::default(),
+        }
     }
 
     /// Start the process over the disk as it is.
@@ -60,16 +84,36 @@ impl Server {
         let mut config = Config::new(self.id, TOKEN_SECRET);
         config.checkpoint_bytes = CHECKPOINT_BYTES;
         config.checkpoint_every_us = CHECKPOINT_EVERY_US;
-        self.replica = Some(Replica::new(config, store, now(now_us)));
+        self.replica = Some(Replica::new(config, store, self.now(now_us)));
         self.incarnation += 1;
         Ok(())
     }
 
-    /// Give an event to the process, and take what it wants done.
-    pub fn turn(&mut self, event: Event<MemVfs>, now_us: u64) -> Vec<Action<MemVfs>> {
-        let Some(replica) = &mut self.replica else { return Vec::new() };
-        replica.apply(event, now(now_us));
-        replica.turn(now(now_us))
+    /// Give an event to the process.
+    pub fn apply(&mut self, event: Event<MemVfs>, now_us: u64) {
+        let now = self.now(now_us);
+        if let Some(replica) = &mut self.replica {
+            replica.apply(event, now);
+        }
+    }
+
+    /// Take what it wants done about its events.
+    pub fn turn(&mut self, now_us: u64) -> Vec<Action<MemVfs>> {
+        let now = self.now(now_us);
+        self.replica.as_mut().map_or_else(Vec::new, |replica| replica.turn(now))
+    }
+
+    /// The journal's limit holds, whatever the disk does.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn check_journal(&mut self) -> Result<bool, String> {
+        let Some(replica) = &mut self.replica else { return Ok(false) };
+        let bytes = replica.store().journal_bytes();
+        if bytes > JOURNAL_BYTES_MAX + JOURNAL_BYTES_SLACK {
+            return Err(format!("server {}: {bytes} bytes of journal, the limit is {JOURNAL_BYTES_MAX}", self.id));
+        }
+        Ok(bytes >= JOURNAL_BYTES_MAX)
     }
 
     /// Check that the fence of a volume has not gone back.
@@ -87,6 +131,9 @@ impl Server {
     }
 }
 
-fn now(us: u64) -> Now {
-    Now { us, unix_s: 1_000_000 + us / 1_000_000 }
+impl Server {
+    fn now(&self, us: u64) -> Now {
+        let wall = 1_000_000_000 + us / 1_000_000;
+        Now { us: us + self.clock.ahead_us, unix_s: wall.saturating_add_signed(self.clock.wall_s) }
+    }
 }

@@ -7,7 +7,7 @@ use rand::{Rng, SeedableRng};
 use yuntai_proto::control::{EventAnswer, GatewayEvent};
 use yuntai_proto::data::Refusal;
 use yuntai_proto::{Frame, Kind, ServerId, VolumeId};
-use yuntai_replica::{Action as ServerAction, DialId, Event as ServerEvent, WorkJob};
+use yuntai_replica::{DialId, Event as ServerEvent, WorkJob};
 use yuntai_store::vfs::memory::MemVfs;
 use yuntai_store::{CheckpointJob, SyncTicket};
 use yuntai_volume::{Action, CloseReason, Event, LinkId};
@@ -17,6 +17,7 @@ use crate::faults::Fault;
 use crate::gateway::Gateway;
 use crate::guest::Guest;
 use crate::master::Master;
+use crate::mix::Mix;
 use crate::net::{ConnId, Cut, Net, Node, Parcel, Side};
 use crate::server::Server;
 
@@ -25,9 +26,8 @@ pub type Micros = u64;
 
 const GATEWAY_TICK_US: Micros = 10_000;
 const SERVER_TICK_US: Micros = 50_000;
-const RETRY_US: Micros = 10_000;
-const START_AGAIN_US: Micros = 200_000;
-const FAILED_STARTS_MAX: u32 = 60;
+/// What cannot happen now is tried again after this.
+pub const RETRY_US: Micros = 10_000;
 
 /// A thing that happens.
 pub enum Job {
@@ -41,6 +41,8 @@ pub enum Job {
     ServerTick(ServerId, u64),
     /// A sync ends.
     Synced(ServerId, u64, SyncTicket<MemVfs>),
+    /// A server ends its turn: it answers all that came since the last one.
+    Turn(ServerId, u64),
     /// A checkpoint does its next step.
     Checkpoint(ServerId, u64, Box<CheckpointJob<MemVfs>>),
     /// A server's background job goes on.
@@ -51,6 +53,8 @@ pub enum Job {
     Answered(usize, u64, EventAnswer),
     /// A snapshot's barrier reaches the gateway.
     Barrier(usize, yuntai_volume::ControlRequest),
+    /// The next of a guest's requests reaches its gateway.
+    Ask(usize),
     /// The guest does something.
     Guest,
     /// A fault begins.
@@ -104,8 +108,16 @@ pub struct World {
     pub lossy: std::collections::BTreeSet<ServerId>,
     /// When unsynced writes were last lost.
     pub lost_at: Micros,
-    /// When each unanswered flush was asked.
-    pub flush_asked_at: BTreeMap<u64, Micros>,
+    /// When each unanswered flush was asked, and what was acknowledged then.
+    pub flushes: BTreeMap<u64, (Micros, crate::eyes::Marks)>,
+    /// Some frames do not say what was meant.
+    pub liars: bool,
+    /// The newest gateway has served: the guest is on its host and does not go back.
+    pub newest_served: bool,
+    /// What goes wrong in this run.
+    pub mix: Mix,
+    /// Servers that have been given events and not ended their turn.
+    pub(crate) turning: std::collections::BTreeSet<ServerId>,
     /// The last lines of what happened, for a person.
     pub log: std::collections::VecDeque<String>,
 }
@@ -134,7 +146,11 @@ impl World {
             asked_of: BTreeMap::new(),
             lossy: std::collections::BTreeSet::new(),
             lost_at: 0,
-            flush_asked_at: BTreeMap::new(),
+            flushes: BTreeMap::new(),
+            liars: false,
+            newest_served: false,
+            mix: Mix::new(&mut StdRng::seed_from_u64(!seed), seed % 4 == 0),
+            turning: std::collections::BTreeSet::new(),
             log: std::collections::VecDeque::new(),
         };
         ids.into_iter().for_each(|id| world.start_server(id));
@@ -155,11 +171,20 @@ impl World {
         self.queue.insert((self.now + delay, self.order), job);
     }
 
-    fn delay(&mut self) -> Micros {
+    pub(crate) fn delay(&mut self) -> Micros {
         if self.rng.gen_bool(0.02) {
             self.rng.gen_range(500..20_000)
         } else {
             self.rng.gen_range(20..400)
+        }
+    }
+
+    pub(crate) fn disk_delay(&mut self, id: ServerId, usual: std::ops::Range<Micros>) -> Micros {
+        let delay = self.rng.gen_range(usual);
+        if self.servers[&id].slow {
+            delay * 100
+        } else {
+            delay
         }
     }
 
@@ -175,13 +200,32 @@ impl World {
         true
     }
 
-    fn happen(&mut self, job: Job) {
+    /// Whose process has to run for this to happen.
+    fn actor(&self, job: &Job) -> Option<Node> {
         match job {
+            Job::GatewayTick(index) | Job::Barrier(index, _) | Job::Ask(index) => Some(Node::Gateway(*index)),
+            Job::Turn(id, _) => Some(Node::Server(*id)),
+            _ => None,
+        }
+    }
+
+    fn happen(&mut self, job: Job) {
+        if self.actor(&job).is_some_and(|node| self.net.is_frozen(node)) {
+            return self.after(RETRY_US, job);
+        }
+        match job {
+            Job::Ask(index) => {
+                if let Some(request) = self.gateways[index].asked.pop_front() {
+                    self.gateway_event(index, Event::Guest(request));
+                }
+            }
             Job::Establish(conn, dialer) => self.establish(conn, dialer),
             Job::Arrive(conn, side) => self.arrive(conn, side),
             Job::GatewayTick(index) => {
-                self.after(GATEWAY_TICK_US, Job::GatewayTick(index));
-                self.gateway_event(index, Event::Tick);
+                if self.gateways[index].volume.is_some() {
+                    self.after(GATEWAY_TICK_US, Job::GatewayTick(index));
+                    self.gateway_event(index, Event::Tick);
+                }
             }
             Job::ServerTick(id, incarnation) => {
                 if self.is_current(id, incarnation) {
@@ -189,9 +233,11 @@ impl World {
                     if !self.net.is_frozen(Node::Server(id)) {
                         self.server_event(id, ServerEvent::Tick);
                         self.look_at_disk(id);
+                        self.check_journal(id);
                     }
                 }
             }
+            Job::Turn(id, incarnation) => self.end_turn(id, incarnation),
             Job::Synced(id, incarnation, ticket) => self.synced(id, incarnation, ticket),
             Job::Checkpoint(id, incarnation, job) => self.checkpoint(id, incarnation, job),
             Job::Work(id, incarnation, job) => self.work(id, incarnation, job),
@@ -204,7 +250,15 @@ impl World {
         }
     }
 
-    fn is_current(&self, id: ServerId, incarnation: u64) -> bool {
+    pub(crate) fn check_journal(&mut self, id: ServerId) {
+        match self.servers.get_mut(&id).expect("a server of this world").check_journal() {
+            Ok(false) => {}
+            Ok(true) => self.coverage.hit("a journal was full"),
+            Err(wrong) => self.wrong.push(wrong),
+        }
+    }
+
+    pub(crate) fn is_current(&self, id: ServerId, incarnation: u64) -> bool {
         self.servers[&id].incarnation == incarnation && self.servers[&id].replica.is_some()
     }
 
@@ -243,11 +297,31 @@ impl World {
         }
     }
 
-    fn post(&mut self, conn: ConnId, to: Side, frame: Frame) {
+    pub(crate) fn post(&mut self, conn: ConnId, to: Side, mut frame: Frame) {
+        if self.liars && self.rng.gen_ratio(1, 150) {
+            frame = crate::fuzz::lie(&mut self.rng, &frame);
+        }
         self.look_at(&frame);
-        if self.net.send(conn, to, Parcel::Frame(frame)) {
-            let delay = self.delay();
-            self.after(delay, Job::Arrive(conn, to));
+        let fate = if self.net.is_rough(conn, to) { self.rng.gen_range(0..60) } else { 60 };
+        let copies = match fate {
+            0 => 0,
+            1 => 2,
+            _ => 1,
+        };
+        for _ in 0..copies {
+            if self.net.send(conn, to, Parcel::Frame(frame.clone())) {
+                let delay = self.delay();
+                self.after(delay, Job::Arrive(conn, to));
+            }
+        }
+        match fate {
+            0 => self.coverage.hit("a frame was lost"),
+            1 => self.coverage.hit("a frame came twice"),
+            2 => {
+                self.net.swap_last(conn, to);
+                self.coverage.hit("a frame overtook another");
+            }
+            _ => {}
         }
     }
 
@@ -301,12 +375,11 @@ impl World {
             Kind::Fill => self.coverage.hit("a block was filled from the source"),
             Kind::Pull => self.coverage.hit("a chunk was pulled"),
             Kind::EndRebuild => self.coverage.hit("a chunk was rebuilt"),
-            Kind::BeginRebuild if self.gateways.last().is_some_and(|gateway| !gateway.opened) => {
-                self.coverage.hit("a chunk was levelled at open");
-            }
-            Kind::Error if matches!(serde_json_refusal(frame), Some(Refusal::OutOfOrder { .. })) => {
-                self.coverage.hit("a server refused an order");
-            }
+            Kind::Error => match serde_json_refusal(frame) {
+                Some(Refusal::OutOfOrder { .. }) => self.coverage.hit("a server refused an order"),
+                Some(Refusal::Damaged { .. }) => self.coverage.hit("a damaged block was found"),
+                _ => {}
+            },
             _ => {}
         }
     }
@@ -316,155 +389,6 @@ impl World {
         let replica = self.servers.get_mut(&id).and_then(|server| server.replica.as_mut());
         if replica.is_some_and(|replica| !replica.store().damaged(1).is_empty()) {
             self.coverage.hit("a damaged block was found");
-        }
-    }
-
-    // Servers.
-
-    /// Start a server's process.
-    pub fn start_server(&mut self, id: ServerId) {
-        let now = self.now;
-        let server = self.servers.get_mut(&id).expect("a server of this world");
-        if server.replica.is_some() {
-            return;
-        }
-        if let Err(error) = server.start(now) {
-            // A disk that fails once, or is full for some seconds: a supervisor starts it again, and it must come up.
-            server.failed_starts += 1;
-            server.disk = server.disk.restart();
-            if server.failed_starts > FAILED_STARTS_MAX {
-                self.wrong.push(format!("server {id} does not start again: {error}"));
-            }
-            self.note(format!("server {id} does not start: {error}"));
-            self.after(START_AGAIN_US, Job::Heal(Fault::Down(id)));
-            return;
-        }
-        server.failed_starts = 0;
-        let incarnation = server.incarnation;
-        if let Err(error) = server.check_fence(self.volume) {
-            self.wrong.push(error);
-        }
-        self.after(SERVER_TICK_US, Job::ServerTick(id, incarnation));
-    }
-
-    /// End a server's process at once; its connections break.
-    pub fn stop_server(&mut self, id: ServerId) {
-        self.servers.get_mut(&id).expect("a server of this world").replica = None;
-        self.hang_up(Node::Server(id));
-    }
-
-    /// All connections of a process that is gone break; what it had sent may or may not still arrive.
-    pub fn hang_up(&mut self, node: Node) {
-        for (conn, side) in self.net.of(node) {
-            if self.rng.gen_bool(0.5) {
-                self.net.lose_in_flight(conn, side.other());
-            }
-            self.close(conn, side);
-        }
-    }
-
-    fn server_event(&mut self, id: ServerId, event: ServerEvent<MemVfs>) {
-        let now = self.now;
-        let server = self.servers.get_mut(&id).expect("a server of this world");
-        let incarnation = server.incarnation;
-        for action in server.turn(event, now) {
-            match action {
-                ServerAction::Send { connection, frame } => {
-                    let to = match self.net.end(connection, Side::Acceptor) {
-                        Some(Node::Server(acceptor)) if acceptor == id => Side::Dialer,
-                        _ => Side::Acceptor,
-                    };
-                    self.post(connection, to, frame);
-                }
-                ServerAction::Close { connection, reason } => {
-                    self.note(format!("server {id} closes {connection}: {reason}"));
-                    let side = match self.net.end(connection, Side::Acceptor) {
-                        Some(Node::Server(acceptor)) if acceptor == id => Side::Acceptor,
-                        _ => Side::Dialer,
-                    };
-                    self.close(connection, side);
-                }
-                ServerAction::Sync(ticket) => {
-                    let delay = self.rng.gen_range(100..4_000);
-                    self.after(delay, Job::Synced(id, incarnation, ticket));
-                }
-                ServerAction::Checkpoint(job) => {
-                    let delay = self.rng.gen_range(50..1_000);
-                    self.after(delay, Job::Checkpoint(id, incarnation, job));
-                }
-                ServerAction::Work(job) => {
-                    let delay = self.rng.gen_range(50..2_000);
-                    self.after(delay, Job::Work(id, incarnation, job));
-                }
-                ServerAction::Dial { dial, address } => {
-                    let peer: ServerId = address.trim_start_matches("sim:").parse().expect("addresses of this world");
-                    let conn = self.net.connect(Node::Server(id), Node::Server(peer));
-                    let delay = self.delay();
-                    self.after(delay, Job::Establish(conn, Dialer::Pull(id, incarnation, dial)));
-                }
-                ServerAction::Die { reason } => {
-                    self.note(format!("server {id} ends itself: {reason}"));
-                    self.coverage.hit("a server ended itself");
-                    self.stop_server(id);
-                    let disk = self.servers[&id].disk.restart();
-                    self.servers.get_mut(&id).expect("a server of this world").disk = disk;
-                    self.after(300_000, Job::Heal(Fault::Down(id)));
-                    return;
-                }
-            }
-        }
-    }
-
-    fn synced(&mut self, id: ServerId, incarnation: u64, ticket: SyncTicket<MemVfs>) {
-        if !self.is_current(id, incarnation) {
-            return;
-        }
-        if self.net.is_frozen(Node::Server(id)) {
-            self.after(RETRY_US, Job::Synced(id, incarnation, ticket));
-            return;
-        }
-        let result = ticket.run();
-        self.server_event(id, ServerEvent::Synced { ticket, result });
-    }
-
-    fn work(&mut self, id: ServerId, incarnation: u64, mut job: Box<WorkJob<MemVfs>>) {
-        if !self.is_current(id, incarnation) {
-            return;
-        }
-        if self.net.is_frozen(Node::Server(id)) {
-            self.after(RETRY_US, Job::Work(id, incarnation, job));
-            return;
-        }
-        match job.step() {
-            Ok(false) => {
-                let delay = self.rng.gen_range(20..500);
-                self.after(delay, Job::Work(id, incarnation, job));
-            }
-            result => {
-                let result = result.map(|_| ());
-                self.server_event(id, ServerEvent::Worked { job, result });
-            }
-        }
-    }
-
-    fn checkpoint(&mut self, id: ServerId, incarnation: u64, mut job: Box<CheckpointJob<MemVfs>>) {
-        if !self.is_current(id, incarnation) {
-            return;
-        }
-        if self.net.is_frozen(Node::Server(id)) {
-            self.after(RETRY_US, Job::Checkpoint(id, incarnation, job));
-            return;
-        }
-        match job.step() {
-            Ok(false) => {
-                let delay = self.rng.gen_range(20..2_000);
-                self.after(delay, Job::Checkpoint(id, incarnation, job));
-            }
-            result => {
-                self.coverage.hit("a checkpoint ended");
-                let result = result.map(|_| ());
-                self.server_event(id, ServerEvent::Checkpointed { job, result });
-            }
         }
     }
 
@@ -480,7 +404,13 @@ impl World {
             spec.generation,
             spec.stale
         ));
-        self.gateways.push(Gateway::new(spec, session));
+        self.add_gateway(Gateway::new(spec, session));
+    }
+
+    /// A gateway that is to be the present one.
+    pub fn add_gateway(&mut self, gateway: Gateway) {
+        self.gateways.push(gateway);
+        self.newest_served = false;
         self.after(0, Job::GatewayTick(self.gateways.len() - 1));
     }
 
@@ -496,7 +426,7 @@ impl World {
         let gone: Vec<u64> = self.asked_of.iter().filter(|(_, of)| **of == index).map(|(id, _)| *id).collect();
         for id in gone {
             self.asked_of.remove(&id);
-            self.flush_asked_at.remove(&id);
+            self.flushes.remove(&id);
             self.guest.forget(id);
         }
     }
@@ -526,6 +456,7 @@ impl World {
                 }
                 Action::Reply { id, result } => self.reply(id, &result),
                 Action::Raise { event, body } => {
+                    self.check_proposal(index, &body);
                     let delay = self.delay();
                     self.after(delay, Job::Raised(index, event, body));
                 }
@@ -533,6 +464,7 @@ impl World {
                 Action::Opened => {
                     self.note(format!("gateway {index} serves"));
                     opened = true;
+                    self.newest_served |= index + 1 == self.gateways.len();
                 }
                 Action::Closed { reason } => {
                     self.note(format!("gateway {index} is closed: {reason:?}"));
@@ -544,6 +476,9 @@ impl World {
                     self.forget_requests(index);
                 }
                 Action::Note { server, chunk, text } => {
+                    if text.contains("to bring level") {
+                        self.coverage.hit("a chunk was levelled at open");
+                    }
                     self.note(format!("gateway {index} server {server:?} chunk {chunk:?}: {text}"));
                 }
             }
@@ -558,6 +493,12 @@ impl World {
             return;
         }
         let answer = self.master.answer(&body);
+        if self.rng.gen_bool(0.04) {
+            // The leader dies with the answer; the gateway asks the next one the same.
+            self.coverage.hit("a master died between a transaction and its answer");
+            let election = self.rng.gen_range(10_000..3_000_000);
+            return self.after(election, Job::Raised(index, event, body));
+        }
         match (&body, &answer) {
             (GatewayEvent::Degrade { .. }, EventAnswer::Stale { .. }) => {
                 self.coverage.hit("a server left the in-sync set")

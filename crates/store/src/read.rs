@@ -4,7 +4,7 @@ use std::io;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use yuntai_proto::data::Refusal;
-use yuntai_proto::{block_crc, BlockEntry, BlockState, LayerId, BLOCK_BYTES, CHUNK_BLOCKS};
+use yuntai_proto::{block_crc, mutant, BlockEntry, BlockState, LayerId, BLOCK_BYTES, CHUNK_BLOCKS};
 
 use crate::files::Handles;
 use crate::groups::{self, Half, LayerKey, Slot, Stored, GROUP_BYTES, GROUP_ENTRIES};
@@ -317,7 +317,7 @@ impl<V: Vfs> Store<V> {
             filled += into.len();
             self.read_run(key, run[0].0, &run[0].1, into).map_err(|error| refusal_of(&error))?;
             for ((block, found, crc), bytes) in run.iter().zip(into.chunks_exact(BLOCK_BYTES)) {
-                if block_crc(bytes) != *crc {
+                if block_crc(bytes) != *crc && !mutant::is("checksums are not looked at") {
                     return Err(self.mark_damaged(LayerKey { layer: found.layer, ..*key }, *block));
                 }
             }

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use yuntai_proto::data::{Refusal, VersionsReply};
 use yuntai_proto::{
-    BlockEntry, BlockState, ChunkIndex, LayerId, Position, VolumeId, BASE_LAYER, BLOCK_BYTES, ENTRY_BYTES,
+    mutant, BlockEntry, BlockState, ChunkIndex, LayerId, Position, VolumeId, BASE_LAYER, BLOCK_BYTES, ENTRY_BYTES,
 };
 
 use crate::groups::{LayerKey, Slot};
@@ -255,7 +255,8 @@ impl<V: Vfs> Store<V> {
             data_at += BLOCK_BYTES;
             let crc = answer.body[count + index * 4..].first_chunk().map(|crc| u32::from_le_bytes(*crc));
             let block = run.block + u16::try_from(index).map_err(|_| odd())?;
-            if crc == Some(entry.crc) && !session.wrote(run.layer, block) {
+            let streamed = session.wrote(run.layer, block) && !mutant::is("a pull overwrites the stream");
+            if crc == Some(entry.crc) && !streamed {
                 if yuntai_proto::block_crc(&data) != entry.crc {
                     return Err(odd());
                 }

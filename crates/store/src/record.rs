@@ -13,7 +13,8 @@
 
 use crate::groups::Half;
 use yuntai_proto::{
-    block_crc, BlockEntry, BlockState, ChunkIndex, LayerId, Position, VolumeId, BLOCK_BYTES, CHUNK_BLOCKS, ENTRY_BYTES,
+    block_crc, mutant, BlockEntry, BlockState, ChunkIndex, LayerId, Position, VolumeId, BLOCK_BYTES, CHUNK_BLOCKS,
+    ENTRY_BYTES,
 };
 
 /// First four bytes.
@@ -139,7 +140,10 @@ impl Header {
     pub fn decode(bytes: &[u8; HEADER_BYTES], store_tag: u32) -> Option<Self> {
         let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"));
         let half = |at: usize| u16::from_le_bytes(bytes[at..at + 2].try_into().expect("2 bytes"));
-        if u32_at(bytes, 0) != MAGIC || bytes[4] != VERSION || u32_at(bytes, 72) != store_tag {
+        if u32_at(bytes, 0) != MAGIC
+            || (bytes[4] != VERSION && !mutant::is("an unknown version is read"))
+            || u32_at(bytes, 72) != store_tag
+        {
             return None;
         }
         if crc32c::crc32c(&bytes[..76]) != u32_at(bytes, 76) {
@@ -157,7 +161,10 @@ impl Header {
             lsn: word(8),
             synced_lsn: word(16),
             volume: word(24),
-            position: Position { generation: word(32), sequence: word(40) },
+            position: match mutant::is("old bytes are misread") {
+                false => Position { generation: word(32), sequence: word(40) },
+                true => Position { generation: word(40), sequence: word(32) },
+            },
             chunk: u32_at(bytes, 48),
             layer: u32_at(bytes, 52),
             block: half(56),

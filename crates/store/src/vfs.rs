@@ -6,6 +6,7 @@ use std::io::{self, IoSlice};
 
 pub mod memory;
 mod os;
+pub mod recording;
 
 pub use os::{OsFile, OsVfs};
 

@@ -1,7 +1,7 @@
 //! Who is right after a crash: pure functions over what servers say when they are claimed.
 
 use yuntai_proto::data::ChunkState;
-use yuntai_proto::Position;
+use yuntai_proto::{mutant, Position};
 
 /// The history that a chunk goes on with: the longest that any in-sync server holds whole.
 ///
@@ -11,7 +11,12 @@ use yuntai_proto::Position;
 /// `None`: no candidate, the chunk must wait.
 #[must_use]
 pub fn survivor(claims: &[ChunkState]) -> Option<Position> {
-    claims.iter().filter(|claim| !claim.rebuilding).map(|claim| claim.position).max()
+    let whole = |claim: &&ChunkState| !claim.rebuilding || mutant::is("a half-built replica counts as whole");
+    let mut positions = claims.iter().filter(whole).map(|claim| claim.position);
+    if mutant::is("the survivor is the first") {
+        return positions.next();
+    }
+    positions.max()
 }
 
 /// What this writer knows of a chunk's history.
@@ -37,6 +42,9 @@ pub fn resume_from(claim: &ChunkState, history: &History) -> Option<u64> {
     let held = claim.position;
     if claim.rebuilding {
         return None;
+    }
+    if mutant::is("a server that comes back lacks nothing") {
+        return Some(history.log_base);
     }
     if held == history.opened {
         return (history.log_base == history.opened.sequence + 1).then_some(history.log_base);

@@ -3,7 +3,7 @@
 
 use yuntai_proto::control::{EventAnswer, GatewayEvent};
 use yuntai_proto::data::ChunkState;
-use yuntai_proto::{ChunkIndex, Position, ServerId};
+use yuntai_proto::{mutant, ChunkIndex, Position, ServerId};
 
 use crate::api::Action;
 use crate::chunk::{Role, Standing};
@@ -190,6 +190,10 @@ impl Volume {
             let reason = self.servers[&id].degrade.as_ref().map_or(String::new(), |wish| wish.reason.clone());
             self.note(Some(id), None, format!("asking the master to degrade it: {reason}"));
             self.raise(Raised::Degrade(id), GatewayEvent::Degrade { volume, generation, server: id, reason });
+            if mutant::is("acknowledge first, degrade afterwards") {
+                self.stale.insert(id);
+                self.membership_changed();
+            }
             return;
         }
         if self.phase != Phase::Serving {
@@ -201,9 +205,13 @@ impl Volume {
         }
         let whole = self.servers.values().find(|server| {
             let out = !server.required && self.stale.contains(&server.id);
-            out && server.dialer.ready() && server.not_whole.is_empty() && server.readmit_at <= now
+            let whole = server.not_whole.is_empty() || mutant::is("a joiner counts before it is whole");
+            out && server.dialer.ready() && whole && server.readmit_at <= now
         });
         let Some(id) = whole.map(|server| server.id) else { return };
+        if mutant::is("a joiner counts before it is whole") {
+            return self.ready_for_readmission(id);
+        }
         // What it pulled must be durable before a flush may count on it.
         if !self.flushes.values().any(|flush| flush.purpose == FlushFor::Readmit(id)) {
             self.start_flush(FlushFor::Readmit(id));
@@ -214,7 +222,8 @@ impl Volume {
     pub(crate) fn ready_for_readmission(&mut self, id: ServerId) {
         let Some(server) = self.servers.get(&id) else { return };
         let busy = self.raised.values().any(Raised::changes_members);
-        if busy || server.required || !server.dialer.ready() || !server.not_whole.is_empty() {
+        let whole = server.not_whole.is_empty() || mutant::is("a joiner counts before it is whole");
+        if busy || server.required || !server.dialer.ready() || !whole {
             return; // proposed again by the next tick, if it still holds
         }
         let (volume, generation) = (self.spec.volume, self.spec.generation);
@@ -370,7 +379,8 @@ impl Volume {
             let replica = self.chunks[number as usize].replicas[index];
             let (claim, ready) =
                 (self.servers[&replica.server].claim_of(number), self.servers[&replica.server].dialer.ready());
-            let same = !claim.rebuilding && (survivor == Some(claim.position) || !self.writable());
+            let half_built = claim.rebuilding && !mutant::is("a half-built replica counts as whole");
+            let same = !half_built && (survivor == Some(claim.position) || !self.writable());
             // What one that joins said of an older replica is not relied on.
             let relied_on = replica.role != Role::Joining || replica.standing == Standing::Whole;
             if ready && same && relied_on {

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use yuntai_proto::data::{ChunkState, Pull};
-use yuntai_proto::{ChunkIndex, Kind, Position, ServerId};
+use yuntai_proto::{mutant, ChunkIndex, Kind, Position, ServerId};
 
 use crate::api::Micros;
 use crate::chunk::{Role, Standing};
@@ -162,7 +162,7 @@ impl Volume {
 
     pub(crate) fn on_rebuild_begun(&mut self, id: ServerId, number: ChunkIndex, attempt: u64) {
         let Some(rebuild) = self.rebuild(id, number, attempt) else { return };
-        if rebuild.salvage {
+        if rebuild.salvage || mutant::is("a rebuild ends without a pull") {
             return self.on_pulled(id, number, attempt);
         }
         let Some(source) = self.pull_source(number, id) else {

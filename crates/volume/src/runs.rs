@@ -1,7 +1,7 @@
 //! What a read found, as runs of blocks of one kind.
 
 use bytes::Bytes;
-use yuntai_proto::{block_crc, BlockState, Frame, BLOCK_BYTES};
+use yuntai_proto::{block_crc, mutant, BlockState, Frame, BLOCK_BYTES};
 
 use crate::api::Part;
 
@@ -37,7 +37,7 @@ pub(crate) fn from_reply(frame: &Frame, blocks: usize, with_data: bool) -> Resul
         if state == BlockState::Data && with_data {
             let block = frame.data.get(start..start + BLOCK_BYTES).ok_or(BadReply::Malformed)?;
             let crc = u32::from_le_bytes(crcs[index * 4..index * 4 + 4].try_into().expect("4 bytes"));
-            if block_crc(block) != crc {
+            if block_crc(block) != crc && !mutant::is("checksums are not looked at") {
                 return Err(BadReply::Damaged { block: index });
             }
             taken += BLOCK_BYTES;

@@ -6,7 +6,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use yuntai_proto::control::Source;
 use yuntai_proto::data::{Claim, Refusal};
 use yuntai_proto::{
-    block_crc, BlockState, ChunkIndex, Frame, Header, Kind, ServerId, BASE_LAYER, BLOCK_BYTES, CHUNK_BYTES,
+    block_crc, mutant, BlockState, ChunkIndex, Frame, Header, Kind, ServerId, BASE_LAYER, BLOCK_BYTES, CHUNK_BYTES,
 };
 
 use crate::api::{Action, LinkId, Micros};
@@ -282,7 +282,12 @@ impl Volume {
             }
             states.unsplit(crcs);
             let (body, data) = (states.freeze(), data.freeze());
-            let payload = Payload { kind: Kind::Fill, layer: BASE_LAYER, block, blocks, body, data, durable: false };
+            let mut payload =
+                Payload { kind: Kind::Fill, layer: BASE_LAYER, block, blocks, body, data, durable: false };
+            if mutant::is("a fill overwrites what the guest wrote") && payload.data.len() == blocks * BLOCK_BYTES {
+                let body = crate::mutate::checksums(&payload.data);
+                payload = Payload { kind: Kind::Write, layer: self.head(), body, ..payload };
+            }
             self.sequence(number, payload, Owner::Fill { hydrate, blocks });
         }
     }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 use yuntai_proto::control::{EventAnswer, GatewayEvent, OpenVolume};
 use yuntai_proto::data::Refusal;
-use yuntai_proto::{ChunkIndex, Frame, Header, Kind, LayerId, ServerId};
+use yuntai_proto::{mutant, ChunkIndex, Frame, Header, Kind, LayerId, ServerId};
 
 use crate::api::{Action, CloseReason, Config, Event, GuestError, GuestRequest, LinkId, Micros};
 use crate::background::{Background, Shared};
@@ -215,6 +215,14 @@ impl Volume {
         &self.spec
     }
 
+    /// Every mutation of a chunk that serves is acknowledged up to this one. For the simulator, which looks whether that
+    /// is true.
+    #[must_use]
+    pub fn acknowledged(&self, chunk: ChunkIndex) -> u64 {
+        let serving = self.chunks.get(chunk as usize).filter(|chunk| chunk.serving);
+        serving.map_or(0, |chunk| chunk.log_base - 1)
+    }
+
     /// Guest requests that are not answered.
     #[must_use]
     pub fn in_flight(&self) -> usize {
@@ -361,6 +369,10 @@ impl Volume {
             }
             Asked::Mutation { .. } | Asked::Flush { .. } | Asked::Cover { .. } | Asked::Layers | Asked::Claim => {
                 let lasting = matches!(refusal, Refusal::Full | Refusal::Io { .. });
+                if lasting && mutant::is("a full disk is an error to the guest") {
+                    let failed = |op: &Op| Action::Reply { id: op.guest, result: Err(GuestError::NoSpace) };
+                    self.out.extend(self.ops.values().map(failed));
+                }
                 let text = format!("it refused {asked:?}: {refusal}");
                 self.fail_link(server, &text);
                 if lasting {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import struct
 import subprocess
 import tempfile
@@ -20,6 +21,8 @@ from yuntai.image.qcow2 import HEADER_READ_BYTES, RefusedError, parse
 
 pytestmark = pytest.mark.timeout(120)
 MIB = 1 << 20
+TIMES = int(os.environ.get("FUZZ_TIMES", "1"))
+"""So many times the usual number of examples: `make fuzz`."""
 LUKS = "encrypt.format=luks,encrypt.iter-time=10,encrypt.key-secret=s"
 
 
@@ -126,6 +129,7 @@ def test_cut_off_files_are_refused() -> None:
             parse(data[: min(length, HEADER_READ_BYTES)], length)
 
 
+@settings(max_examples=100 * TIMES, deadline=None)
 @given(st.binary(max_size=2048), st.integers(0, 2**63))
 def test_any_bytes_are_accepted_or_refused(tail: bytes, file_bytes: int) -> None:
     for start in (tail, b"QFI\xfb" + tail, b"QFI\xfb\0\0\0\3" + tail):
@@ -137,10 +141,23 @@ def test_any_bytes_are_accepted_or_refused(tail: bytes, file_bytes: int) -> None
             assert 0 < header.size_bytes <= 4 << 40
 
 
+@settings(max_examples=100 * TIMES, deadline=None)
+@given(st.sampled_from([b"", b"QFI\xfb\0\0\0\3", b"KDMV", b"LUKS\xba\xbe", b"\x1f\x8b"]), st.binary(max_size=1200))
+def test_any_file_is_accepted_or_refused(magic: bytes, rest: bytes) -> None:
+    with tempfile.TemporaryFile() as file:
+        file.write(magic + rest)
+        file.flush()
+        try:
+            found = inspect(file.fileno())
+        except ImageError:
+            return
+        assert found.size_bytes > 0
+
+
 changes = st.lists(st.tuples(st.integers(0, 160), st.integers(0, 255)), min_size=1, max_size=4)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60 * TIMES, deadline=None)
 @given(changes)
 @example([(30, 1)])  # a size that is no multiple of a sector
 def test_what_is_accepted_qemu_sees_alike(edits: list[tuple[int, int]]) -> None:

@@ -222,6 +222,22 @@ impl MemVfs {
         Self { disk: Arc::clone(&self.disk), incarnation }
     }
 
+    /// What the disk would be if the power went now; this one goes on.
+    #[must_use]
+    pub fn image(&self, choose: Choose<'_>) -> Self {
+        let disk = self.disk();
+        let copy = Disk {
+            nodes: disk.nodes.clone(),
+            node_next: disk.node_next,
+            names: disk.names.clone(),
+            durable_names: disk.durable_names.clone(),
+            changes: disk.changes.clone(),
+            ..Disk::default()
+        };
+        drop(disk);
+        Self { disk: Arc::new(Mutex::new(copy)), incarnation: 0 }.crash(choose)
+    }
+
     /// The process dies (not the machine): everything written stays. Old handles are dead; use the result.
     #[must_use]
     pub fn restart(&self) -> Self {
@@ -247,6 +263,17 @@ impl MemVfs {
         #[allow(clippy::cast_possible_truncation, reason = "below 512")]
         let within = (offset % SECTOR) as usize;
         sector.map(|sector| sector[within] ^= 1 << (bit % 8)).is_some()
+    }
+
+    /// Offsets of the sectors of a file that hold something.
+    #[must_use]
+    pub fn sectors(&self, path: &str) -> Vec<u64> {
+        let disk = self.disk();
+        let Some(node) = disk.names.get(path).and_then(|node| disk.nodes.get(node)) else { return Vec::new() };
+        let mut numbers: Vec<u64> = node.durable.keys().chain(node.pending.keys()).copied().collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        numbers.into_iter().map(|number| number * SECTOR).collect()
     }
 
     /// Every file's path and length, as reads see it.

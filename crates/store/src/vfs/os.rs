@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use rustix::fs::{fadvise, fallocate, flock, statvfs, Advice, FallocateFlags, FlockOperation};
 
+use super::recording::{new_file, record, recording, Kind};
 use super::{Space, Vfs, VfsFile};
 
 /// Most pieces that one vectored write may have (Linux's `IOV_MAX`).
@@ -56,11 +57,13 @@ impl Vfs for OsVfs {
     }
 
     fn open(&self, path: &str) -> io::Result<OsFile> {
-        OpenOptions::new().read(true).write(true).open(self.at(path)).map(OsFile::from)
+        let file = OpenOptions::new().read(true).write(true).open(self.at(path))?;
+        Ok(OsFile::new(file, Kind::Open, path))
     }
 
     fn create(&self, path: &str) -> io::Result<OsFile> {
-        OpenOptions::new().read(true).write(true).create(true).truncate(true).open(self.at(path)).map(OsFile::from)
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(self.at(path))?;
+        Ok(OsFile::new(file, Kind::Create, path))
     }
 
     fn create_dir(&self, path: &str) -> io::Result<()> {
@@ -86,18 +89,25 @@ impl Vfs for OsVfs {
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        std::fs::rename(self.at(from), self.at(to))
+        std::fs::rename(self.at(from), self.at(to))?;
+        record(Kind::Rename, 0, 0, [from.as_bytes(), b"\0", to.as_bytes()]);
+        Ok(())
     }
 
     fn remove(&self, path: &str) -> io::Result<()> {
-        gone_is_fine(std::fs::remove_file(self.at(path)))
+        gone_is_fine(std::fs::remove_file(self.at(path)))?;
+        record(Kind::Remove, 0, 0, [path.as_bytes()]);
+        Ok(())
     }
 
     fn remove_dir(&self, path: &str) -> io::Result<()> {
-        gone_is_fine(std::fs::remove_dir_all(self.at(path)))
+        gone_is_fine(std::fs::remove_dir_all(self.at(path)))?;
+        record(Kind::RemoveDir, 0, 0, [path.as_bytes()]);
+        Ok(())
     }
 
     fn sync_dir(&self, path: &str) -> io::Result<()> {
+        record(Kind::SyncDir, 0, 0, [path.as_bytes()]);
         File::open(self.at(path))?.sync_all()
     }
 
@@ -115,18 +125,27 @@ pub struct OsFile {
     file: File,
     /// The same file, opened to be written without the page cache; `None`: the file system cannot.
     direct: OnceLock<Option<File>>,
-}
-
-impl From<File> for OsFile {
-    fn from(file: File) -> Self {
-        Self { file, direct: OnceLock::new() }
-    }
+    /// In a recording.
+    id: u64,
 }
 
 /// Where memory must begin and end for a disk to take it as it is.
 const PAGE_BYTES: u64 = 4096;
 
 impl OsFile {
+    /// Write, and write down what was written.
+    fn recorded(
+        &self,
+        slices: &mut [IoSlice<'_>],
+        offset: u64,
+        write: impl FnOnce(&mut [IoSlice<'_>]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let bytes = if recording() { slices.iter().flat_map(|slice| slice.to_vec()).collect() } else { Vec::new() };
+        write(slices)?;
+        record(Kind::Write, self.id, offset, [&bytes[..]]);
+        Ok(())
+    }
+
     fn direct(&self) -> Option<&File> {
         let open = || {
             let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
@@ -174,13 +193,16 @@ impl VfsFile for OsFile {
     }
 
     fn write_at(&self, slices: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
-        write_at(&self.file, slices, offset)
+        self.recorded(slices, offset, |slices| write_at(&self.file, slices, offset))
     }
 
     fn write_through_at(&self, slices: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
         let fits = |at: u64| at % PAGE_BYTES == 0;
         let whole = |slice: &IoSlice<'_>| fits(slice.as_ptr() as u64) && fits(slice.len() as u64);
-        if fits(offset) && slices.iter().all(whole) {
+        if !fits(offset) || !slices.iter().all(whole) {
+            return self.write_at(slices, offset);
+        }
+        self.recorded(slices, offset, |slices| {
             if let Some(direct) = self.direct() {
                 // The file system may refuse all the same; then nothing, or a part of just these bytes, is there.
                 let mut again = slices.to_vec();
@@ -189,11 +211,12 @@ impl VfsFile for OsFile {
                     other => return other,
                 }
             }
-        }
-        write_at(&self.file, slices, offset)
+            write_at(&self.file, slices, offset)
+        })
     }
 
     fn sync(&self) -> io::Result<()> {
+        record(Kind::Sync, self.id, 0, []);
         self.file.sync_data()
     }
 
@@ -202,7 +225,9 @@ impl VfsFile for OsFile {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.file.set_len(len)
+        self.file.set_len(len)?;
+        record(Kind::SetLen, self.id, len, []);
+        Ok(())
     }
 
     fn allocate(&self, len: u64) -> io::Result<()> {
@@ -213,6 +238,7 @@ impl VfsFile for OsFile {
     }
 
     fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        record(Kind::Punch, self.id, offset, [&len.to_le_bytes()[..]]);
         match fallocate(&self.file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, len) {
             Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => self.write_zeros(offset, len),
             other => Ok(other?),
@@ -225,6 +251,12 @@ impl VfsFile for OsFile {
 }
 
 impl OsFile {
+    fn new(file: File, kind: Kind, path: &str) -> Self {
+        let id = new_file();
+        record(kind, id, 0, [path.as_bytes()]);
+        Self { file, direct: OnceLock::new(), id }
+    }
+
     /// Only within the file: beyond its end everything reads as zeros anyway.
     fn write_zeros(&self, offset: u64, len: u64) -> io::Result<()> {
         static ZEROS: [u8; 65536] = [0; 65536];

@@ -1,0 +1,92 @@
+//! The tester's test: rules that are broken on purpose, one at a time, each of which the simulator must notice.
+//!
+//! A checker that never fails may be blind (Crucible's lossy mode had lost nothing for months). So every invariant of
+//! the store has switches in the code, beside the line that keeps it ([`yuntai_proto::mutant`]), and `make mutants` turns
+//! each on and runs seeds until something is found. A mutant that survives says that the world lacks a fault or the
+//! checkers an eye; then this list is not changed, the simulator is.
+
+/// What of the store's design a mutant is against; the numbers are those of the invariants in `ARCHITECTURE.md`.
+pub struct Mutant {
+    /// The name that stands in the code.
+    pub name: &'static str,
+    /// The number of the invariant.
+    pub invariant: u8,
+    /// How it is noticed.
+    pub by: By,
+}
+
+/// What notices a mutant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// Seeds of [`crate::run`].
+    Seeds,
+    /// What earlier versions wrote: see [`crate::golden`].
+    OldBytes,
+}
+
+const fn seeds(invariant: u8, name: &'static str) -> Mutant {
+    Mutant { name, invariant, by: By::Seeds }
+}
+
+const fn old_bytes(invariant: u8, name: &'static str) -> Mutant {
+    Mutant { name, invariant, by: By::OldBytes }
+}
+
+/// All of them.
+pub const MUTANTS: [Mutant; 27] = [
+    // 1. One writer: the generation at the replica is the authority.
+    seeds(1, "fence in memory only"),
+    seeds(1, "a lower generation is let in"),
+    seeds(1, "another session of the same generation is let in"),
+    seeds(1, "an older writer's connection stays good"),
+    // 2. Acknowledged means on every in-sync replica; flushed means synced on all of them.
+    seeds(2, "one answer is enough"),
+    seeds(2, "a flush is answered without a sync"),
+    seeds(2, "a flush waits for one server only"),
+    seeds(2, "a sync leaves out what was written in place"),
+    // 3. Degrade first, then acknowledge; two in sync at least; a guest stalls and never fails.
+    seeds(3, "acknowledge first, degrade afterwards"),
+    seeds(3, "one in sync is enough"),
+    // 4. Replicas agree after any crash, and what was read does not flip.
+    seeds(4, "the survivor is the first"),
+    seeds(4, "a half-built replica counts as whole"),
+    seeds(4, "a server that comes back lacks nothing"),
+    seeds(4, "a rebuild ends without a pull"),
+    seeds(4, "a joiner counts before it is whole"),
+    seeds(4, "a pull overwrites the stream"),
+    seeds(4, "a fill overwrites what the guest wrote"),
+    seeds(4, "a read does not wait for open fates"),
+    // 5. Nothing trusts the order in which a file system writes.
+    seeds(5, "a replay goes on behind a broken record"),
+    seeds(5, "what a start has seen may be lost"),
+    seeds(5, "chunk files before the journal"),
+    seeds(5, "the journal is freed before the chunk files are durable"),
+    // 6. Checksums end to end.
+    seeds(6, "checksums are not looked at"),
+    // 7. Limits on everything, and a full disk is no error.
+    seeds(7, "the journal has no limit"),
+    seeds(7, "a full disk is an error to the guest"),
+    // 8. Versions from day one.
+    old_bytes(8, "an unknown version is read"),
+    old_bytes(8, "old bytes are misread"),
+];
+
+/// Run seeds with a rule broken until one notices: the seed, and what it found.
+#[cfg(debug_assertions)]
+#[must_use]
+pub fn notice(name: &'static str, seeds: impl IntoIterator<Item = u64>) -> Option<(u64, String)> {
+    seeds.into_iter().find_map(|seed| {
+        let run = || yuntai_proto::mutant::with(name, || crate::run(seed));
+        match std::panic::catch_unwind(run) {
+            Ok(Ok(_)) => None,
+            Ok(Err(failure)) => Some((seed, failure.wrong)),
+            Err(panic) => Some((seed, format!("panic: {}", text_of(panic.as_ref())))),
+        }
+    })
+}
+
+#[cfg(debug_assertions)]
+fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
+    let owned = panic.downcast_ref::<String>().cloned();
+    owned.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_default()
+}
