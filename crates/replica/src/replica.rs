@@ -181,8 +181,10 @@ impl<V: Vfs> Replica<V> {
         }
         let Some(peer) = self.connections.get_mut(&connection) else { return };
         self.work.request();
-        let in_order =
+        let mutates =
             matches!(frame.header.kind, Kind::Write | Kind::Zero | Kind::Fill | Kind::BeginRebuild | Kind::EndRebuild);
+        // A flush promises what was sent before it; with nothing before it, it needs no room.
+        let in_order = mutates || frame.header.kind == Kind::Flush && !self.waiting.is_empty();
         if in_order && (!self.waiting.is_empty() || self.store.journal_full()) {
             peer.waiting_bytes += frame.body.len() + frame.data.len();
             self.waiting.push_back((connection, frame));

@@ -118,6 +118,7 @@ impl Volume {
         }
         self.rebuilds_lost(id);
         self.joins_lost(id);
+        self.readmission_lost(id);
         for flush in self.flushes.values_mut() {
             flush.sent.remove(&id);
         }

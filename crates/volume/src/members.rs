@@ -203,33 +203,56 @@ impl Volume {
         if !moves.is_empty() {
             return self.raise_moved(moves);
         }
+        if let Some(id) = self.readmitting {
+            let well = |server: &Server| server.dialer.ready() && server.not_whole.is_empty();
+            if !self.servers.get(&id).is_some_and(well) {
+                self.readmission_lost(id);
+            } else if !self.flushes.values().any(|flush| flush.purpose == FlushFor::Readmit(id)) {
+                self.raise_readmission(id);
+            }
+            return;
+        }
         let whole = self.servers.values().find(|server| {
             let out = !server.required && self.stale.contains(&server.id);
             let whole = server.not_whole.is_empty() || mutant::is("a joiner counts before it is whole");
             out && server.dialer.ready() && whole && server.readmit_at <= now
         });
         let Some(id) = whole.map(|server| server.id) else { return };
+        // It counts from here on: no write is acknowledged without it. What it was sent before that may still be on its
+        // way to it, acknowledged without it; and what it pulled must be durable before a flush may count on it.
+        self.readmitting = Some(id);
+        self.membership_changed();
         if mutant::is("a joiner counts before it is whole") {
-            return self.ready_for_readmission(id);
+            return self.raise_readmission(id);
         }
-        // What it pulled must be durable before a flush may count on it.
-        if !self.flushes.values().any(|flush| flush.purpose == FlushFor::Readmit(id)) {
-            self.start_flush(FlushFor::Readmit(id));
+        self.start_flush(FlushFor::Readmit(id));
+    }
+
+    /// A returning server has everything, durably.
+    pub(crate) fn ready_for_readmission(&mut self, id: ServerId) {
+        if self.is_proving(id) {
+            self.propose();
         }
     }
 
-    /// A returning server is whole and has made it durable.
-    pub(crate) fn ready_for_readmission(&mut self, id: ServerId) {
-        let Some(server) = self.servers.get(&id) else { return };
-        let busy = self.raised.values().any(Raised::changes_members);
-        let whole = server.not_whole.is_empty() || mutant::is("a joiner counts before it is whole");
-        if busy || server.required || !server.dialer.ready() || !whole {
-            return; // proposed again by the next tick, if it still holds
+    /// A returning server that counts already, while the master was not asked yet: it may lack what was acknowledged
+    /// without it, so it is not read from, and it can be spared.
+    pub(crate) fn is_proving(&self, id: ServerId) -> bool {
+        self.readmitting == Some(id) && !self.raised.values().any(|raised| *raised == Raised::Readmit(id))
+    }
+
+    /// Something happened to a server: if the master was not asked to readmit it yet, it counts no more.
+    pub(crate) fn readmission_lost(&mut self, id: ServerId) {
+        if self.is_proving(id) {
+            self.flushes.retain(|_, flush| flush.purpose != FlushFor::Readmit(id));
+            self.readmitting = None;
+            self.membership_changed();
         }
+    }
+
+    fn raise_readmission(&mut self, id: ServerId) {
         let (volume, generation) = (self.spec.volume, self.spec.generation);
-        self.readmitting = Some(id);
         self.raise(Raised::Readmit(id), GatewayEvent::Readmit { volume, generation, server: id });
-        self.membership_changed();
     }
 
     pub(crate) fn raise(&mut self, raised: Raised, body: GatewayEvent) {

@@ -213,6 +213,12 @@ impl Volume {
         self.start_flush(FlushFor::Join { chunk: number, to });
     }
 
+    /// It counts, and may still lack what was acknowledged without it before it did.
+    pub(crate) fn is_flushing(&self, number: ChunkIndex, to: ServerId) -> bool {
+        let join = self.moves.joins.get(&number);
+        join.is_some_and(|join| join.wanted.to == to && matches!(join.stage, Stage::Pulling | Stage::Flushing))
+    }
+
     /// No record names it: writes need not wait for it.
     fn count_out(&mut self, number: ChunkIndex) {
         let to = self.moves.joins[&number].wanted.to;

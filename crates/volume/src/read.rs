@@ -97,10 +97,10 @@ impl Volume {
 
     /// Ask an in-sync replica that was not asked yet: a preferred one, and not one that is slow, if there is a choice.
     pub(crate) fn ask_replica(&mut self, id: u64) -> bool {
-        let Some(job) = self.reads.get_mut(&id) else { return false };
+        let Some(job) = self.reads.get(&id) else { return false };
         let chunk = &self.chunks[job.chunk as usize];
         let usable = |server: &ServerId| {
-            let whole = chunk.index_of(*server).is_some_and(|at| (chunk.whole & chunk.required) >> at & 1 == 1);
+            let whole = chunk.index_of(*server).is_some_and(|at| self.has_all(job.chunk, at));
             let asked = job.tried.contains(server) || job.asked.contains(server);
             whole && !asked && self.servers[server].dialer.ready()
         };
@@ -109,6 +109,7 @@ impl Volume {
         let order = || preferred.clone().chain(chunk.replicas.iter().map(|replica| replica.server));
         let found = order().find(|server| usable(server) && quick(server)).or_else(|| order().find(usable));
         let Some(server) = found else { return false };
+        let job = self.reads.get_mut(&id).expect("just seen");
         if job.asked.is_empty() {
             job.asked_at = self.now;
         }
@@ -121,6 +122,15 @@ impl Volume {
         header.flags = if states_only { FLAG_STATES_ONLY } else { 0 };
         self.ask(server, Asked::Read { read: id }, header, Bytes::new(), Bytes::new());
         true
+    }
+
+    /// Whatever was acknowledged is there. A server that has only just begun to count may hold back what it was sent.
+    fn has_all(&self, number: ChunkIndex, at: usize) -> bool {
+        let chunk = &self.chunks[number as usize];
+        let server = chunk.replicas[at].server;
+        (chunk.whole & chunk.required) >> at & 1 == 1
+            && !self.is_proving(server)
+            && (chunk.joining >> at & 1 == 0 || !self.is_flushing(number, server))
     }
 
     pub(crate) fn on_read_reply(&mut self, server: ServerId, id: u64, frame: &Frame) {

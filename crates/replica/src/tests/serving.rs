@@ -153,6 +153,30 @@ fn a_full_journal_holds_mutations_back_until_a_checkpoint() {
 }
 
 #[test]
+fn a_flush_waits_for_the_mutations_that_were_sent_before_it() {
+    let mut server = claimed();
+    server.run_jobs = false;
+    let mut sequence = 0;
+    while server.replica.wants(1) {
+        sequence += 1;
+        server.frame(1, write(1, 0, sequence, 0, 1, 64));
+    }
+    server.sent.clear();
+    server.frame(1, plain(header(Kind::Flush)));
+    let sync = server.jobs.iter().position(|job| matches!(job, Action::Sync(_)));
+    if let Some(sync) = sync.map(|at| server.jobs.remove(at)) {
+        server.run(sync);
+        server.turn();
+    }
+    assert!(server.sent.is_empty(), "the journal is full: what the flush promises is not written yet");
+    server.run_jobs = true;
+    server.run_waiting();
+    assert_eq!(server.replica.store().chunk_state(VOLUME, 0).unwrap().position.sequence, sequence);
+    assert!(server.sent.iter().all(|(_, frame)| is_ack(frame)));
+    assert_eq!(server.sent.back().unwrap().1.header.sequence, 0, "the flush is answered last");
+}
+
+#[test]
 fn limits_and_nonsense() {
     let mut server = claimed();
     assert!(matches!(refusal(&server.ask(1, read(0, 0, 1025))), Refusal::Invalid { .. }));

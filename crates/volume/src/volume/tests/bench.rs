@@ -55,6 +55,8 @@ pub struct Fake {
     known: BTreeSet<(u32, u16)>,
     /// Bytes are flipped on the way instead of being reported.
     pub lies: bool,
+    /// Flushes, and what comes behind them, wait.
+    pub holds_flushes: bool,
     pub flushes: usize,
     pub pulls: usize,
     /// Rates that they were given.
@@ -76,12 +78,18 @@ impl Fake {
             finds_one: false,
             known: BTreeSet::new(),
             lies: false,
+            holds_flushes: false,
             flushes: 0,
             pulls: 0,
             limits: Vec::new(),
             reads: 0,
             inbox: VecDeque::new(),
         }
+    }
+
+    /// A flush waits.
+    pub fn holds(&self) -> bool {
+        self.holds_flushes && self.inbox.front().is_some_and(|(_, frame)| frame.header.kind == Kind::Flush)
     }
 
     pub fn block(&self, chunk: u32, layer: u32, block: u16) -> Option<u8> {
@@ -471,7 +479,7 @@ impl Bench {
     fn work(&mut self) -> bool {
         let seen = |(id, server): (&u32, &Fake)| (format!("s{id}"), (server.chunks.clone(), server.damaged.clone()));
         let peers = self.servers.iter().map(seen).collect();
-        for server in self.servers.values_mut().filter(|server| server.mode == Mode::Up) {
+        for server in self.servers.values_mut().filter(|server| server.mode == Mode::Up && !server.holds()) {
             if let Some((link, frame)) = server.inbox.pop_front() {
                 let answer = server.answer(&frame, &peers);
                 if self.links.contains_key(&link) {

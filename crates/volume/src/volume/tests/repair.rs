@@ -281,3 +281,32 @@ fn a_server_counts_from_the_moment_its_readmission_is_proposed() {
     assert_eq!(bench.master.heard, ["degrade 3", "readmit 3", "degrade 3"]);
     assert_eq!(bench.answer(write), DONE);
 }
+
+#[test]
+fn a_returning_server_counts_before_its_history_is_made_durable_and_is_not_read_before_that() {
+    let mut bench = Bench::prepared(&[], |spec| spec.prefer = vec![3]);
+    bench.pass_ms(50);
+    bench.mode(3, Mode::Down);
+    bench.pass_ms(200);
+    bench.write(0, 1, BLOCK);
+    bench.servers.get_mut(&3).unwrap().holds_flushes = true;
+    bench.mode(3, Mode::Up);
+    while !bench.servers[&3].holds() {
+        bench.pass_ms(10);
+    }
+    // What is written behind that flush may not be there when the flush is answered.
+    let write = bench.write(BLOCK as u64, 2, BLOCK);
+    bench.pass_ms(20);
+    assert_eq!(bench.answer(write), None, "the master is about to be told that server 3 has all that is acknowledged");
+    assert_eq!((bench.read(0, 1), bench.servers[&3].reads), (vec![1], 0));
+    // It hangs: it does not count any more, since the master was not asked yet.
+    bench.pass_ms(2_000);
+    assert_eq!(bench.answer(write), DONE);
+    assert_eq!(bench.master.heard, ["degrade 3"]);
+    bench.servers.get_mut(&3).unwrap().holds_flushes = false;
+    bench.pass_ms(5_000);
+    assert_eq!(bench.master.heard, ["degrade 3", "readmit 3"]);
+    assert_eq!(bench.read(0, 1), [1]);
+    assert_eq!(bench.servers[&3].reads, 1);
+    same_everywhere(&bench);
+}
