@@ -35,6 +35,7 @@ sim:
 	@SEEDS=$${SEEDS:-300} cargo test --quiet --release -p yuntai-sim --test seeds -- --nocapture
 
 mutants:
+	@cargo test --quiet -p yuntai-store -p yuntai-replica -p yuntai-volume --lib -- mutants
 	@SEEDS=$${SEEDS:-300} cargo test --quiet -p yuntai-sim --test mutants -- --nocapture --include-ignored
 
 fuzz:

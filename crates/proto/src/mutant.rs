@@ -35,3 +35,9 @@ pub fn with<T>(name: &'static str, work: impl FnOnce() -> T) -> T {
     let _mend = Mend; // also when `work` panics, which is one way of noticing
     work()
 }
+
+/// Does `test` fail while the rule is broken? What it prints on the way is what it says when it fails.
+#[cfg(debug_assertions)]
+pub fn is_noticed(name: &'static str, test: fn()) -> bool {
+    std::panic::catch_unwind(|| with(name, test)).is_err()
+}

@@ -184,7 +184,8 @@ impl<V: Vfs> Replica<V> {
         let mutates =
             matches!(frame.header.kind, Kind::Write | Kind::Zero | Kind::Fill | Kind::BeginRebuild | Kind::EndRebuild);
         // A flush promises what was sent before it; with nothing before it, it needs no room.
-        let in_order = mutates || frame.header.kind == Kind::Flush && !self.waiting.is_empty();
+        let overtakes = mutant::is("a flush overtakes what was sent before it");
+        let in_order = mutates || frame.header.kind == Kind::Flush && !self.waiting.is_empty() && !overtakes;
         if in_order && (!self.waiting.is_empty() || self.store.journal_full()) {
             peer.waiting_bytes += frame.body.len() + frame.data.len();
             self.waiting.push_back((connection, frame));

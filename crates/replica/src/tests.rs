@@ -13,6 +13,7 @@ use yuntai_store::{Options, Store};
 use crate::{Action, Config, ConnectionId, DialId, Event, Now, Replica};
 
 mod claims;
+mod mutants;
 mod pulls;
 mod serving;
 mod tending;

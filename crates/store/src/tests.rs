@@ -11,6 +11,7 @@ mod basic;
 mod crash;
 mod full;
 mod layers;
+mod mutants;
 mod rebuild;
 
 pub(crate) const VOLUME: u64 = 0x77;

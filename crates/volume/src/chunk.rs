@@ -260,4 +260,4 @@ impl Chunk {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -68,7 +68,7 @@ fn a_reader_reads_and_changes_nothing() {
 }
 
 #[test]
-fn a_higher_generation_fences_a_lower_for_ever() {
+pub(super) fn a_higher_generation_fences_a_lower_for_ever() {
     let mut server = Server::new();
     server.open(1);
     server.open(2);

@@ -148,7 +148,7 @@ fn a_failed_append_leaves_nothing() {
 }
 
 #[test]
-fn a_flipped_bit_is_found_and_refused() {
+pub(super) fn a_flipped_bit_is_found_and_refused() {
     for (path, offset, in_place_blocks_min) in [
         ("volumes/0000000000000077/00000000.00000001.data", 4096 * 3 + 77, u16::MAX),
         ("volumes/0000000000000077/00000000.00000001.data", (64 << 20) + 4096 * 3 + 77, 2),
@@ -215,7 +215,7 @@ fn a_deleted_volume_is_gone_for_ever() {
 }
 
 #[test]
-fn fences_hold() {
+pub(super) fn fences_hold() {
     let vfs = MemVfs::new();
     let mut store = open(&vfs);
     store.raise_fence(VOLUME, 4, 1).unwrap();

@@ -92,7 +92,7 @@ fn check_survivor(vfs: &MemVfs, told: &Told, label: &str) -> u64 {
 
 /// The power goes at every operation in turn; then once more during the recovery.
 #[test]
-fn the_survivor_is_a_prefix_with_everything_synced() {
+pub(super) fn the_survivor_is_a_prefix_with_everything_synced() {
     let mut deaths = 0;
     for seed in 0..16 {
         for at in (0..900).step_by(4 + seed as usize % 3) {
@@ -203,7 +203,7 @@ fn a_stale_batch_of_a_failed_append_is_never_replayed_after_newer_records() {
 /// The process dies and the page cache lives: the next start sees records that were never synced. What it has seen and
 /// told of must then outlive a power cut.
 #[test]
-fn what_a_start_has_seen_stays() {
+pub(super) fn what_a_start_has_seen_stays() {
     for seed in 0..50 {
         let mut random = Random::new(seed);
         let vfs = MemVfs::new();

@@ -99,7 +99,7 @@ fn a_damaged_block_is_fetched_again() {
 
 /// The stream and the pull meet in any order: afterwards both replicas are the same, entry by entry.
 #[test]
-fn stream_and_pull_in_any_order_end_equal() {
+pub(super) fn stream_and_pull_in_any_order_end_equal() {
     for seed in 0..150 {
         let mut random = Random::new(seed);
         let mut source = open(&MemVfs::new());

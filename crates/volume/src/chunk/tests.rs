@@ -8,7 +8,7 @@ fn chunk(required: u8, whole: u8) -> Chunk {
 }
 
 #[test]
-fn only_whole_in_sync_replicas_count_and_all_of_them_must() {
+pub(crate) fn only_whole_in_sync_replicas_count_and_all_of_them_must() {
     let table = [
         ("all three", 0b111, 0b111, 0b111, true),
         ("one has not answered", 0b111, 0b111, 0b011, false),

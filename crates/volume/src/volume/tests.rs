@@ -6,6 +6,7 @@ mod hedge;
 mod last;
 mod lazy;
 mod moves;
+mod mutants;
 mod repair;
 
 use bench::{Bench, Mode, BLOCK};
@@ -159,6 +160,22 @@ fn a_read_on_its_way_waits_for_a_write_that_overtakes_it() {
     bench.mode(2, Mode::Up);
     assert_eq!(bench.answer(write), Some(Ok(GuestData::Done)));
     assert!(bench.bytes(read).is_some());
+}
+
+#[test]
+fn a_full_disk_is_no_error_to_the_guest() {
+    let mut bench = Bench::open(&[]);
+    for server in [2, 3] {
+        bench.servers.get_mut(&server).unwrap().full = true;
+    }
+    let write = bench.write(0, 1, BLOCK);
+    bench.pass_ms(5_000);
+    assert_eq!(bench.answer(write), None, "it waits until there is room");
+    for server in [2, 3] {
+        bench.servers.get_mut(&server).unwrap().full = false;
+    }
+    bench.pass_ms(5_000);
+    assert_eq!(bench.answer(write), Some(Ok(GuestData::Done)));
 }
 
 #[test]

@@ -143,6 +143,7 @@ impl Fake {
                 self.parents = json_body::<Layers>(frame).unwrap().parents;
                 ack
             }
+            Kind::Write | Kind::Zero | Kind::Fill if self.full => refusal_frame(&head, &Refusal::Full),
             Kind::Write | Kind::Zero | Kind::Fill => self.mutate(frame, ack),
             Kind::Flush => {
                 self.durable = self.chunks.clone();

@@ -171,7 +171,7 @@ fn a_chunk_that_nobody_may_answer_for_waits_until_the_operator_accepts_the_loss(
 }
 
 #[test]
-fn a_salvaged_replica_that_is_lost_half_way_leaves_the_chunk_waiting() {
+pub(super) fn a_salvaged_replica_that_is_lost_half_way_leaves_the_chunk_waiting() {
     let mut bench = Bench::new(&[]);
     for server in 1..=3u32 {
         let position = Position { generation: 3, sequence: u64::from(server) };
@@ -228,7 +228,7 @@ fn chunks_that_are_rebuilt_share_the_rate_and_go_slower_while_the_guest_works() 
 }
 
 #[test]
-fn background_work_can_be_switched_off_and_on() {
+pub(super) fn background_work_can_be_switched_off_and_on() {
     let mut bench = returning(2, |config| config.rebuild_bytes_per_s = 0);
     bench.mode(3, Mode::Up);
     bench.pass_ms(5_000);

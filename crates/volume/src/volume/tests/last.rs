@@ -61,7 +61,7 @@ fn a_returning_replica_is_repaired_from_the_only_one_and_the_missing_one_spared_
 }
 
 #[test]
-fn nobody_is_served_from_one_replica() {
+pub(super) fn nobody_is_served_from_one_replica() {
     let mut bench = one_left();
     bench.mode(2, Mode::Down);
     bench.pass_ms(5_000);

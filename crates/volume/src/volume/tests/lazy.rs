@@ -62,7 +62,7 @@ fn a_read_does_not_wait_for_the_fill() {
 }
 
 #[test]
-fn a_part_of_a_block_is_merged_with_the_source() {
+pub(super) fn a_part_of_a_block_is_merged_with_the_source() {
     let mut bench = opened(false);
     let write = bench.write(10, 1, 20);
     bench.pass_ms(300);

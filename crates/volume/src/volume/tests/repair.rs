@@ -18,7 +18,7 @@ fn same_everywhere(bench: &Bench) {
 }
 
 #[test]
-fn a_server_that_was_away_is_rebuilt_while_writes_go_on_and_taken_back() {
+pub(super) fn a_server_that_was_away_is_rebuilt_while_writes_go_on_and_taken_back() {
     let mut bench = Bench::open(&[]);
     bench.write(0, 1, BLOCK);
     bench.mode(3, Mode::Down);
@@ -65,7 +65,7 @@ fn writes_do_not_wait_for_a_returning_server() {
 }
 
 #[test]
-fn the_longest_history_wins_at_open_and_the_others_pull_one_after_the_other() {
+pub(super) fn the_longest_history_wins_at_open_and_the_others_pull_one_after_the_other() {
     let mut bench = Bench::new(&[]);
     for server in 1..=3u32 {
         let copy = ChunkCopy {
@@ -194,7 +194,7 @@ fn a_server_that_lost_acknowledged_writes_counts_for_nothing_until_it_has_them_a
 }
 
 #[test]
-fn a_flush_waits_for_a_server_that_is_being_levelled() {
+pub(super) fn a_flush_waits_for_a_server_that_is_being_levelled() {
     let mut bench = Bench::new(&[2]);
     bench.mode(2, Mode::Down); // two are left, none can be spared
     bench.pass_ms(50);
@@ -226,7 +226,7 @@ fn a_durable_write_that_a_server_had_before_it_was_lost_is_made_durable_there() 
 }
 
 #[test]
-fn a_damaged_block_is_served_from_another_server_and_the_chunk_pulled_anew() {
+pub(super) fn a_damaged_block_is_served_from_another_server_and_the_chunk_pulled_anew() {
     for lies in [false, true] {
         let mut bench = Bench::open(&[]);
         bench.write(0, 6, BLOCK);
@@ -283,7 +283,7 @@ fn a_server_counts_from_the_moment_its_readmission_is_proposed() {
 }
 
 #[test]
-fn a_returning_server_counts_before_its_history_is_made_durable_and_is_not_read_before_that() {
+pub(super) fn a_returning_server_counts_before_its_history_is_made_durable_and_is_not_read_before_that() {
     let mut bench = Bench::prepared(&[], |spec| spec.prefer = vec![3]);
     bench.pass_ms(50);
     bench.mode(3, Mode::Down);
