@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 /// States that a batch of runs must reach.
-pub const LISTED: [&str; 26] = [
+pub const LISTED: [&str; 36] = [
     "a server left the in-sync set",
     "leaving the in-sync set was refused",
     "a server was readmitted",
@@ -31,6 +31,16 @@ pub const LISTED: [&str; 26] = [
     "two gateways had one generation",
     "a clock jumped",
     "a master died between a transaction and its answer",
+    "a replica moved",
+    "a move was refused",
+    "a move was not committed now",
+    "the answer to a move was lost",
+    "a gateway died in the middle of a move",
+    "a server was drained",
+    "a replica was dropped",
+    "a replica that has moved on was not dropped",
+    "an older master's drop was refused",
+    "a leader raised its term",
 ];
 
 /// How often each state was reached.

@@ -134,7 +134,10 @@ impl World {
 
     fn check_whole(&mut self, volume: VolumeId, id: ServerId) {
         let Some(replica) = self.servers.get_mut(&id).and_then(|server| server.replica.as_mut()) else { return };
-        if let Some(half) = replica.store().chunk_states(volume).iter().find(|state| state.rebuilding) {
+        let placement = &self.master.records[&volume].placement;
+        let placed = |chunk: ChunkIndex| placement.get(chunk as usize).is_some_and(|replicas| replicas.contains(&id));
+        let states = replica.store().chunk_states(volume);
+        if let Some(half) = states.iter().find(|state| state.rebuilding && placed(state.chunk)) {
             let chunk = half.chunk;
             self.wrong.push(format!("server {id} is proposed while its chunk {chunk} is half built"));
         }

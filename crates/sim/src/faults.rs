@@ -80,6 +80,10 @@ impl World {
             Kind::Fail => self.fail_once(id),
             Kind::Flip => self.flip_a_bit(),
             Kind::Snapshot => self.snapshot(),
+            Kind::Elect => self.elect(),
+            Kind::Drain => self.drain(id),
+            Kind::CutControl if self.rng.gen_bool(0.5) => self.last(Fault::Cut(Node::Master, server)),
+            Kind::CutControl => self.last(Fault::Cut(server, Node::Master)),
         }
     }
 
@@ -209,6 +213,20 @@ impl World {
         self.add_gateway(Gateway::new(spec, session));
         let time = self.how_long();
         self.after(time, Job::Heal(Fault::NoGateway));
+    }
+
+    /// A server is to be emptied; or the one that was to be need not.
+    fn drain(&mut self, id: ServerId) {
+        if let Some(before) = self.master.draining.take() {
+            let placement = &self.master.records[&self.volume].placement;
+            if placement.iter().all(|replicas| !replicas.contains(&before)) {
+                self.coverage.hit("a server was drained");
+            }
+        } else {
+            let joining = self.master.wanted.first().map(|one| one.to).filter(|_| self.rng.gen_bool(0.5));
+            self.master.draining = Some(joining.unwrap_or(id));
+        }
+        self.note(format!("draining: {:?}", self.master.draining));
     }
 
     fn jump_clocks(&mut self, id: ServerId) {

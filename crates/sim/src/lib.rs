@@ -8,6 +8,7 @@
 //! fail disks and move the volume to another gateway; then everything is healed, and the disk must come back
 //! (liveness), must hold what it acknowledged ([`history`]), and its replicas must be equal.
 
+pub mod commits;
 pub mod coverage;
 pub mod eyes;
 pub mod faults;
@@ -16,6 +17,7 @@ pub mod gateway;
 pub mod golden;
 pub mod guest;
 pub mod history;
+pub mod leader;
 pub mod master;
 pub mod mix;
 pub mod mutants;

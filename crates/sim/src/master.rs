@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use yuntai_proto::auth::{sign_token, Rights, Token};
-use yuntai_proto::control::{EventAnswer, GatewayEvent, OpenVolume, Source};
+use yuntai_proto::control::{EventAnswer, GatewayEvent, Move, OpenVolume, Source};
 use yuntai_proto::{mutant, LayerId, ServerId, VolumeId, CHUNK_BYTES, IN_SYNC_MIN};
 
 /// The secret that tokens are signed with in the simulator.
@@ -25,6 +25,8 @@ pub struct Record {
     pub parents: Vec<LayerId>,
     /// The layer that is written.
     pub head: LayerId,
+    /// Per chunk the servers of its replicas.
+    pub placement: Vec<Vec<ServerId>>,
     /// Servers out of the in-sync set.
     pub stale: BTreeSet<ServerId>,
     /// Chunks that need no source.
@@ -37,6 +39,12 @@ pub struct Record {
 pub struct Master {
     /// By volume.
     pub records: BTreeMap<VolumeId, Record>,
+    /// A server that is to be empty.
+    pub draining: Option<ServerId>,
+    /// The highest term that was given to a leader.
+    pub term: u64,
+    /// Moves that the leader wants. In its memory only.
+    pub wanted: BTreeSet<Move>,
     servers: Vec<ServerId>,
 }
 
@@ -44,17 +52,27 @@ impl Master {
     /// A master of these servers.
     #[must_use]
     pub fn new(servers: &[ServerId]) -> Self {
-        Self { records: BTreeMap::new(), servers: servers.to_vec() }
+        Self {
+            records: BTreeMap::new(),
+            draining: None,
+            term: 0,
+            wanted: BTreeSet::new(),
+            servers: servers.to_vec(),
+        }
     }
 
-    /// A new volume of `chunks` chunks, three replicas each, all on the first three servers in a turned order.
+    /// A new volume of `chunks` chunks, three replicas each, spread over the servers.
     pub fn create(&mut self, volume: VolumeId, chunks: u32, source: Option<(VolumeId, LayerId)>) {
+        let count = self.servers.len();
+        let turned = |chunk: u32| (0..3).map(move |step| (chunk as usize + step) % count);
+        let placement = (0..chunks).map(|chunk| turned(chunk).map(|at| self.servers[at]).collect()).collect();
         let record = Record {
             volume,
             size_bytes: u64::from(chunks) * CHUNK_BYTES,
             generation: 0,
             parents: vec![0, 0],
             head: 1,
+            placement,
             stale: BTreeSet::new(),
             hydrated_chunks: if source.is_some() { 0 } else { chunks },
             source,
@@ -71,18 +89,7 @@ impl Master {
     /// Where a volume's chunks are.
     #[must_use]
     pub fn placement(&self, volume: VolumeId) -> Vec<Vec<ServerId>> {
-        self.placement_of(&self.records[&volume])
-    }
-
-    fn placement_of(&self, record: &Record) -> Vec<Vec<ServerId>> {
-        let chunks = record.size_bytes / CHUNK_BYTES;
-        (0..chunks)
-            .map(|chunk| {
-                let turn = usize::try_from(chunk).expect("few chunks") % self.servers.len();
-                let turned: Vec<_> = self.servers[turn..].iter().chain(&self.servers[..turn]).copied().collect();
-                turned[..3].to_vec()
-            })
-            .collect()
+        self.records[&volume].placement.clone()
     }
 
     fn token(volume: VolumeId, generation: u64) -> String {
@@ -90,14 +97,16 @@ impl Master {
         sign_token(TOKEN_SECRET, &Token { volume, rights, generation, expires_unix_s: FOR_EVER })
     }
 
-    fn addresses(&self) -> BTreeMap<ServerId, String> {
+    /// Where servers listen.
+    #[must_use]
+    pub fn addresses(&self) -> BTreeMap<ServerId, String> {
         self.servers.iter().map(|server| (*server, format!("sim:{server}"))).collect()
     }
 
     fn source_of(&self, record: &Record) -> Option<Source> {
         let (volume, layer) = record.source?;
         let source = self.records.get(&volume)?;
-        let mut placement = self.placement_of(source);
+        let mut placement = source.placement.clone();
         placement.iter_mut().for_each(|chunk| chunk.retain(|server| !source.stale.contains(server)));
         Some(Source {
             volume,
@@ -130,14 +139,14 @@ impl Master {
             read_only: false,
             parents: record.parents.clone(),
             head: record.head,
-            placement: self.placement_of(record),
+            placement: record.placement.clone(),
             servers: self.addresses(),
             stale: record.stale.iter().copied().collect(),
             sources: if whole { Vec::new() } else { self.source_of(record).into_iter().collect() },
             hydrated_chunks: record.hydrated_chunks,
             export: String::new(),
             prefer,
-            moves: Vec::new(),
+            moves: self.wanted.iter().copied().collect(),
             boot_set: Vec::new(),
         }
     }
@@ -158,7 +167,6 @@ impl Master {
         | GatewayEvent::Moved { volume, generation, .. }
         | GatewayEvent::BootSet { volume, generation, .. }
         | GatewayEvent::Fenced { volume, generation }) = event;
-        let placement = self.placement(*volume);
         let record = self.records.get_mut(volume).expect("the volume exists");
         if *generation != record.generation {
             return EventAnswer::Fenced {};
@@ -168,8 +176,8 @@ impl Master {
                 let mut stale = record.stale.clone();
                 stale.insert(*server);
                 let least = if mutant::is("one in sync is enough") { 1 } else { IN_SYNC_MIN };
-                let enough = |chunk: &Vec<ServerId>| chunk.iter().filter(|s| !stale.contains(s)).count() >= least;
-                if !placement.iter().all(enough) {
+                let enough = |chunk: &&Vec<ServerId>| chunk.iter().filter(|s| !stale.contains(s)).count() >= least;
+                if !record.placement.iter().filter(|chunk| chunk.contains(server)).all(|chunk| enough(&chunk)) {
                     return EventAnswer::Refused { reason: "fewer than two would be left".into() };
                 }
                 record.stale = stale;
@@ -181,7 +189,7 @@ impl Master {
                 record.hydrated_chunks = record.hydrated_chunks.max(*chunks);
                 return EventAnswer::Ok {};
             }
-            GatewayEvent::Moved { .. } => return EventAnswer::Refused { reason: "no move was asked for".into() },
+            GatewayEvent::Moved { moves, .. } => return self.commit_moves(*volume, moves),
             GatewayEvent::BootSet { .. } | GatewayEvent::Fenced { .. } => return EventAnswer::Ok {},
         }
         EventAnswer::Stale { stale: record.stale.iter().copied().collect() }

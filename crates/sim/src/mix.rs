@@ -54,9 +54,15 @@ pub enum Kind {
     Flip,
     /// A snapshot is taken (which is no fault).
     Snapshot,
+    /// Another master leads.
+    Elect,
+    /// A server is to be emptied, or need not be any more.
+    Drain,
+    /// The master from a server, or back.
+    CutControl,
 }
 
-const USUAL: [(Kind, u32); 23] = [
+const USUAL: [(Kind, u32); 26] = [
     (Kind::Break, 12),
     (Kind::CutTo, 8),
     (Kind::CutFrom, 8),
@@ -80,6 +86,9 @@ const USUAL: [(Kind, u32); 23] = [
     (Kind::Fail, 2),
     (Kind::Flip, 6),
     (Kind::Snapshot, 6),
+    (Kind::Elect, 4),
+    (Kind::Drain, 5),
+    (Kind::CutControl, 4),
 ];
 
 /// The faults of one run.
@@ -87,6 +96,8 @@ pub struct Mix {
     weights: Vec<(Kind, u32)>,
     /// Time between two of them.
     pub every_us: std::ops::Range<u64>,
+    /// How likely the leader wants one more move, each turn.
+    pub moving: f64,
 }
 
 impl Mix {
@@ -110,7 +121,8 @@ impl Mix {
             weights = vec![(Kind::Break, 1)];
         }
         let every_us = if rng.gen_bool(0.3) { 20_000..500_000 } else { 50_000..1_500_000 };
-        Self { weights, every_us }
+        let moving = [0.0, 0.2, 0.5, 0.9][rng.gen_range(0..4)];
+        Self { weights, every_us, moving }
     }
 
     /// The next one.

@@ -4,18 +4,19 @@ use std::collections::BTreeMap;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use yuntai_proto::control::{EventAnswer, GatewayEvent};
+use yuntai_proto::control::{EventAnswer, GatewayEvent, ServerRequest};
 use yuntai_proto::data::Refusal;
 use yuntai_proto::{Frame, Kind, ServerId, VolumeId};
 use yuntai_replica::{DialId, Event as ServerEvent, WorkJob};
 use yuntai_store::vfs::memory::MemVfs;
 use yuntai_store::{CheckpointJob, SyncTicket};
-use yuntai_volume::{Action, CloseReason, Event, LinkId};
+use yuntai_volume::{Action, CloseReason, ControlAnswer, Event, LinkId};
 
 use crate::coverage::Coverage;
 use crate::faults::Fault;
 use crate::gateway::Gateway;
 use crate::guest::Guest;
+use crate::leader::Leader;
 use crate::master::Master;
 use crate::mix::Mix;
 use crate::net::{ConnId, Cut, Net, Node, Parcel, Side};
@@ -51,8 +52,16 @@ pub enum Job {
     Raised(usize, u64, GatewayEvent),
     /// The master's answer reaches the gateway.
     Answered(usize, u64, EventAnswer),
-    /// A snapshot's barrier reaches the gateway.
-    Barrier(usize, yuntai_volume::ControlRequest),
+    /// A master's order reaches the gateway, under its number.
+    Order(usize, u64, yuntai_volume::ControlRequest),
+    /// The answer to such an order reaches the master.
+    Reported(usize, u64, Result<ControlAnswer, String>),
+    /// The gateway's answer to a question is waited for no longer.
+    Untold(u64),
+    /// A server's answer is waited for no longer.
+    Unanswered(ConnId),
+    /// The leader of that term has its turn.
+    Master(u64),
     /// The next of a guest's requests reaches its gateway.
     Ask(usize),
     /// The guest does something.
@@ -70,6 +79,8 @@ pub enum Dialer {
     Link(usize, LinkId),
     /// A server's pull.
     Pull(ServerId, u64, DialId),
+    /// A master's request.
+    Master,
 }
 
 /// Everything there is.
@@ -86,6 +97,10 @@ pub struct World {
     pub gateways: Vec<Gateway>,
     /// The master.
     pub master: Master,
+    /// What the leading master knows by heart.
+    pub leader: Leader,
+    /// Masters' requests to servers, whoever leads now.
+    pub requests: BTreeMap<ConnId, (ServerId, ServerRequest)>,
     /// Connections.
     pub net: Net,
     /// The guest.
@@ -135,6 +150,8 @@ impl World {
             servers: ids.iter().map(|id| (*id, Server::new(*id))).collect(),
             gateways: Vec::new(),
             master: Master::new(&ids),
+            leader: Leader::default(),
+            requests: BTreeMap::new(),
             net: Net::default(),
             guest: Guest::new(),
             volume: 0,
@@ -154,6 +171,7 @@ impl World {
             log: std::collections::VecDeque::new(),
         };
         ids.into_iter().for_each(|id| world.start_server(id));
+        world.elect();
         world
     }
 
@@ -203,7 +221,7 @@ impl World {
     /// Whose process has to run for this to happen.
     fn actor(&self, job: &Job) -> Option<Node> {
         match job {
-            Job::GatewayTick(index) | Job::Barrier(index, _) | Job::Ask(index) => Some(Node::Gateway(*index)),
+            Job::GatewayTick(index) | Job::Order(index, ..) | Job::Ask(index) => Some(Node::Gateway(*index)),
             Job::Turn(id, _) => Some(Node::Server(*id)),
             _ => None,
         }
@@ -243,7 +261,23 @@ impl World {
             Job::Work(id, incarnation, job) => self.work(id, incarnation, job),
             Job::Raised(index, event, body) => self.raised(index, event, body),
             Job::Answered(index, event, answer) => self.answered(index, event, answer),
-            Job::Barrier(index, request) => self.gateway_event(index, Event::Control { id: 1, request }),
+            Job::Order(index, id, request) => {
+                if self.net.passes(Node::Master, Node::Gateway(index)) {
+                    self.gateway_event(index, Event::Control { id, request });
+                } else {
+                    self.after(RETRY_US, Job::Order(index, id, request));
+                }
+            }
+            Job::Reported(index, id, answer) => {
+                if self.net.passes(Node::Gateway(index), Node::Master) {
+                    self.reported(id, answer);
+                } else {
+                    self.after(RETRY_US, Job::Reported(index, id, answer));
+                }
+            }
+            Job::Untold(question) => self.untold(question),
+            Job::Unanswered(conn) => self.unanswered(conn),
+            Job::Master(term) => self.master_turn(term),
             Job::Guest => self.guest_turn(),
             Job::Fault => self.begin_fault(),
             Job::Heal(fault) => self.end_fault(&fault),
@@ -294,6 +328,13 @@ impl World {
                 self.server_event(id, event);
             }
             Dialer::Pull(..) => self.close(conn, Side::Dialer),
+            Dialer::Master => match self.requests.get(&conn).filter(|_| up).cloned() {
+                Some((_, request)) => {
+                    let header = yuntai_proto::Header::new(Kind::Control, 1);
+                    self.post(conn, Side::Acceptor, yuntai_proto::handshake::json_frame(header, &request));
+                }
+                None => self.unanswered(conn),
+            },
         }
     }
 
@@ -302,6 +343,10 @@ impl World {
             frame = crate::fuzz::lie(&mut self.rng, &frame);
         }
         self.look_at(&frame);
+        if self.net.end(conn, Side::Dialer) == Some(Node::Master) && to == Side::Dialer {
+            let answer = yuntai_proto::handshake::json_body(&frame).unwrap_or_default();
+            self.check_dropped(conn, &answer);
+        }
         let fate = if self.net.is_rough(conn, to) { self.rng.gen_range(0..60) } else { 60 };
         let copies = match fate {
             0 => 0,
@@ -354,7 +399,14 @@ impl World {
                         Parcel::Closed => ServerEvent::Closed { connection: conn },
                     },
                 ),
-                Node::Master => unreachable!("the master has no connection here"),
+                Node::Master => {
+                    if let Parcel::Frame(frame) = parcel {
+                        self.server_said(conn, &yuntai_proto::handshake::json_body(&frame).unwrap_or_default());
+                        self.close(conn, Side::Dialer);
+                    } else {
+                        self.unanswered(conn);
+                    }
+                }
             },
         }
     }
@@ -416,6 +468,9 @@ impl World {
 
     /// Kill a gateway's process: its connections break and its guests' requests are never answered.
     pub fn kill_gateway(&mut self, index: usize) {
+        if self.gateways[index].volume.as_ref().is_some_and(|volume| !volume.spec().moves.is_empty()) {
+            self.coverage.hit("a gateway died in the middle of a move");
+        }
         self.gateways[index].volume = None;
         self.gateways[index].opened = false;
         self.hang_up(Node::Gateway(index));
@@ -460,7 +515,13 @@ impl World {
                     let delay = self.delay();
                     self.after(delay, Job::Raised(index, event, body));
                 }
-                Action::ControlReply { result, .. } => self.note(format!("gateway {index} control: {result:?}")),
+                Action::ControlReply { id, result } => {
+                    if !matches!(result, Ok(ControlAnswer::Moves { .. })) {
+                        self.note(format!("gateway {index} control: {result:?}"));
+                    }
+                    let delay = self.delay();
+                    self.after(delay, Job::Reported(index, id, result));
+                }
                 Action::Opened => {
                     self.note(format!("gateway {index} serves"));
                     opened = true;
@@ -492,10 +553,24 @@ impl World {
             self.after(RETRY_US, Job::Raised(index, event, body));
             return;
         }
+        if matches!(body, GatewayEvent::Moved { .. }) && self.leader.locked() {
+            if self.rng.gen_bool(0.8) {
+                return self.after(RETRY_US, Job::Raised(index, event, body));
+            }
+            self.coverage.hit("a move was not committed now");
+            let delay = self.delay();
+            let answer = EventAnswer::Refused { reason: "the volume is being worked on; ask again".into() };
+            return self.after(delay, Job::Answered(index, event, answer));
+        }
         let answer = self.master.answer(&body);
+        let placed = matches!(&answer, EventAnswer::Placed { moves } if !moves.is_empty());
         if self.rng.gen_bool(0.04) {
             // The leader dies with the answer; the gateway asks the next one the same.
             self.coverage.hit("a master died between a transaction and its answer");
+            if placed {
+                self.coverage.hit("the answer to a move was lost");
+            }
+            self.elect();
             let election = self.rng.gen_range(10_000..3_000_000);
             return self.after(election, Job::Raised(index, event, body));
         }
@@ -507,6 +582,8 @@ impl World {
                 self.coverage.hit("leaving the in-sync set was refused");
             }
             (GatewayEvent::Readmit { .. }, EventAnswer::Stale { .. }) => self.coverage.hit("a server was readmitted"),
+            (GatewayEvent::Moved { .. }, EventAnswer::Placed { .. }) if placed => self.coverage.hit("a replica moved"),
+            (GatewayEvent::Moved { .. }, EventAnswer::Placed { .. }) => self.coverage.hit("a move was refused"),
             _ => {}
         }
         self.note(format!("gateway {index} raised {body:?}: {answer:?}"));
@@ -529,7 +606,7 @@ impl World {
         let Some(index) = self.gateways.len().checked_sub(1) else { return };
         if self.gateways[index].volume.is_some() {
             let delay = self.delay();
-            self.after(delay, Job::Barrier(index, yuntai_volume::ControlRequest::Snapshot { parents, head }));
+            self.after(delay, Job::Order(index, 0, yuntai_volume::ControlRequest::Snapshot { parents, head }));
         }
     }
 }
