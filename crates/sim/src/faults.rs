@@ -80,6 +80,9 @@ impl World {
             Kind::Fail => self.fail_once(id),
             Kind::Flip => self.flip_a_bit(),
             Kind::Snapshot => self.snapshot(),
+            Kind::Delete => self.delete_snapshot(),
+            Kind::Rollback => self.begin_rollback(),
+            Kind::Grow => self.grow(),
             Kind::Elect => self.elect(),
             Kind::Drain => self.drain(id),
             Kind::CutControl if self.rng.gen_bool(0.5) => self.last(Fault::Cut(Node::Master, server)),
@@ -161,7 +164,7 @@ impl World {
         self.lossy.insert(id);
         self.lost_at = self.now;
         if self.lossy.len() >= 2 {
-            self.guest.history.power_cut();
+            self.writes_lost();
         }
         let time = self.how_long();
         self.after(time, Job::Heal(Fault::Down(id)));

@@ -96,6 +96,20 @@ impl History {
         }
     }
 
+    /// A node was frozen when this was so, and switched from when `now` was so: in between, writes may have reached it.
+    pub fn seal(&mut self, now: &Self) {
+        for (sector, register) in &now.sectors {
+            let floor = self.register(*sector).floor;
+            let mine = Register { floor, flushed: floor, acked: floor, ..register.clone() };
+            self.sectors.insert(*sector, mine);
+        }
+    }
+
+    /// The disk is again what it was in `then`.
+    pub fn roll_back(&mut self, then: &Self) {
+        self.sectors = then.sectors.clone();
+    }
+
     /// A read is asked.
     #[must_use]
     pub fn read_asked(&self, first: u64, count: u64) -> Expectation {

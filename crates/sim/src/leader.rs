@@ -12,6 +12,7 @@ use yuntai_proto::{ChunkIndex, ServerId};
 use yuntai_volume::{ControlAnswer, ControlRequest};
 
 use crate::net::{ConnId, Node};
+use crate::snapshots::Sweeping;
 use crate::world::{Job, Micros, World};
 
 const TURN_US: Micros = 150_000;
@@ -32,6 +33,12 @@ pub enum Asked {
     Inventory,
     /// To drop replicas.
     Drop,
+    /// To free what so many dead layers held.
+    Sweep(usize),
+    /// How it is.
+    Status,
+    /// To look at its whole disk.
+    Scrub,
 }
 
 /// What one leader knows, and has under way.
@@ -50,6 +57,7 @@ pub struct Leader {
     /// The survey that holds the volume's lock: whose replicas, and the number of the question to the gateway.
     survey: Option<Survey>,
     questions: u64,
+    pub(crate) sweeping: Sweeping,
 }
 
 struct Survey {
@@ -86,8 +94,13 @@ impl World {
         self.after(TURN_US, Job::Master(elected));
         self.announce();
         self.plan();
-        if self.rng.gen_bool(0.3) {
-            self.tell_moves();
+        match self.rng.gen_range(0..8) {
+            0..=1 => drop(self.tell_moves()),
+            2..=3 => self.sweep(),
+            4 => self.finish_snapshots(),
+            5 => self.tell_size(),
+            6 => self.look_after(),
+            _ => {}
         }
         if self.leader.survey.is_none() && self.rng.gen_bool(0.3) {
             let known: Vec<ServerId> = self.leader.announced.iter().copied().collect();
@@ -151,7 +164,7 @@ impl World {
     }
 
     /// The gateway that has the volume open under its present generation, if the master sees it.
-    fn seen_gateway(&self) -> Option<usize> {
+    pub(crate) fn seen_gateway(&self) -> Option<usize> {
         let generation = self.master.records[&self.volume].generation;
         let open = |index: &usize| {
             let gateway = &self.gateways[*index];
@@ -176,6 +189,9 @@ impl World {
 
     /// A gateway's answer to an order.
     pub(crate) fn reported(&mut self, question: u64, answer: Result<ControlAnswer, String>) {
+        if let Ok(ControlAnswer::Snapshot { head }) = answer {
+            return self.snapshots_done(head);
+        }
         let Some(survey) = self.leader.survey.take_if(|survey| survey.question == question) else { return };
         let Ok(ControlAnswer::Moves { under_way, .. }) = answer else { return };
         let mut joining: BTreeSet<(ChunkIndex, ServerId)> = BTreeSet::new();
@@ -208,7 +224,7 @@ impl World {
         self.ask_server(id, &request, Asked::Drop);
     }
 
-    fn ask_server(&mut self, id: ServerId, request: &ServerRequest, asked: Asked) {
+    pub(crate) fn ask_server(&mut self, id: ServerId, request: &ServerRequest, asked: Asked) {
         let conn = self.net.connect(Node::Master, Node::Server(id));
         self.leader.asked.insert(conn, (id, asked));
         self.requests.insert(conn, (id, request.clone()));
@@ -235,6 +251,9 @@ impl World {
                 self.compare(id, held);
             }
             Asked::Drop => self.leader.survey = None,
+            Asked::Sweep(count) => self.swept(id, count, well),
+            Asked::Status => self.heal_damage(id, well),
+            Asked::Scrub => {}
         }
     }
 

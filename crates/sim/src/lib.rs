@@ -25,6 +25,8 @@ pub mod net;
 pub mod run;
 pub mod server;
 mod serving;
+pub mod snapshots;
+mod tending;
 pub mod world;
 
 pub use run::{run, Failure};

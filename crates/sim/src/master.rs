@@ -27,6 +27,10 @@ pub struct Record {
     pub head: LayerId,
     /// Per chunk the servers of its replicas.
     pub placement: Vec<Vec<ServerId>>,
+    /// Snapshots, and whether they are done; those that are deleted are not here.
+    pub snapshots: BTreeMap<LayerId, bool>,
+    /// Server → of how many dead layers it has freed everything.
+    pub swept: BTreeMap<ServerId, usize>,
     /// Servers out of the in-sync set.
     pub stale: BTreeSet<ServerId>,
     /// Chunks that need no source.
@@ -73,6 +77,8 @@ impl Master {
             parents: vec![0, 0],
             head: 1,
             placement,
+            snapshots: BTreeMap::new(),
+            swept: BTreeMap::new(),
             stale: BTreeSet::new(),
             hydrated_chunks: if source.is_some() { 0 } else { chunks },
             source,
@@ -152,11 +158,27 @@ impl Master {
     }
 
     /// A snapshot's transaction: the head is frozen, a child of it is the new head.
-    pub fn snapshot(&mut self, volume: VolumeId) -> (Vec<LayerId>, LayerId) {
+    pub fn snapshot(&mut self, volume: VolumeId) {
         let record = self.records.get_mut(&volume).expect("the volume exists");
+        record.snapshots.insert(record.head, false);
         record.parents.push(record.head);
         record.head = LayerId::try_from(record.parents.len() - 1).expect("few layers");
-        (record.parents.clone(), record.head)
+    }
+
+    /// What a gateway must know that shows a snapshot.
+    pub fn mount(&mut self, volume: VolumeId, node: LayerId) -> OpenVolume {
+        let spec = self.grant(volume, Vec::new());
+        OpenVolume { token: spec.read_token.clone(), read_only: true, head: node, moves: Vec::new(), ..spec }
+    }
+
+    /// One chunk more, on these servers.
+    pub fn grow(&mut self, volume: VolumeId, replicas: Vec<ServerId>) {
+        let record = self.records.get_mut(&volume).expect("the volume exists");
+        let whole = u64::from(record.hydrated_chunks) * CHUNK_BYTES >= record.size_bytes;
+        record.placement.push(replicas);
+        record.size_bytes += CHUNK_BYTES;
+        // What needs no source goes on needing none: what is added was never in it.
+        record.hydrated_chunks += u32::from(whole);
     }
 
     /// Answer a gateway's event, by the record.

@@ -54,6 +54,12 @@ pub enum Kind {
     Flip,
     /// A snapshot is taken (which is no fault).
     Snapshot,
+    /// A snapshot is deleted.
+    Delete,
+    /// The volume is rolled back to a snapshot.
+    Rollback,
+    /// The volume grows.
+    Grow,
     /// Another master leads.
     Elect,
     /// A server is to be emptied, or need not be any more.
@@ -62,7 +68,7 @@ pub enum Kind {
     CutControl,
 }
 
-const USUAL: [(Kind, u32); 26] = [
+const USUAL: [(Kind, u32); 29] = [
     (Kind::Break, 12),
     (Kind::CutTo, 8),
     (Kind::CutFrom, 8),
@@ -85,7 +91,10 @@ const USUAL: [(Kind, u32); 26] = [
     (Kind::Slow, 3),
     (Kind::Fail, 2),
     (Kind::Flip, 6),
-    (Kind::Snapshot, 6),
+    (Kind::Snapshot, 8),
+    (Kind::Delete, 6),
+    (Kind::Rollback, 5),
+    (Kind::Grow, 1),
     (Kind::Elect, 4),
     (Kind::Drain, 5),
     (Kind::CutControl, 4),

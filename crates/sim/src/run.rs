@@ -1,10 +1,15 @@
 //! One run: work under faults, then heal, then look whether everything is there.
 
+use std::collections::BTreeSet;
+
 use rand::Rng;
-use yuntai_proto::{Position, ServerId};
+use yuntai_proto::{LayerId, Position, ServerId, CHUNK_BYTES};
+use yuntai_proto::control::ServerRequest;
 use yuntai_volume::{ControlRequest, Event, GuestData, GuestError, GuestRequest};
 
 use crate::coverage::Coverage;
+use crate::leader::Asked;
+use crate::master::Record;
 use crate::world::{Job, Micros, World};
 
 /// Three replicas of each chunk, and sometimes servers that have none.
@@ -15,6 +20,9 @@ const GUEST_EVERY_US: std::ops::Range<Micros> = 100..6_000;
 const UNANSWERED_MAX: usize = 12;
 /// How long everything may take to come back once all is healed.
 const RECOVERY_US: Micros = 180_000_000;
+/// The request is there, and the first piece is being looked at.
+const SCRUB_US: Micros = 1_000_000;
+const MOUNTS_MAX: usize = 3;
 const SOURCE: u64 = 1;
 const CLONE: u64 = 2;
 
@@ -125,7 +133,28 @@ fn heal(world: &mut World) -> Result<(), String> {
         present && world.guest.waiting() == 0 && world.master.records[&world.volume].stale.is_empty()
     })?;
     world.master.wanted.clear();
-    until(world, "what nothing names is dropped", |world| world.spare_replicas() == 0)
+    until(world, "what nothing names is dropped", |world| world.spare_replicas() == 0)?;
+    until(world, "the gateway knows the size", |world| {
+        let size = world.master.records[&world.volume].size_bytes;
+        let served = world.gateways.last().and_then(|gateway| gateway.volume.as_ref());
+        served.is_some_and(|volume| volume.spec().size_bytes == size)
+    })?;
+    scrub(world)
+}
+
+/// Where bits flipped, the scrubber finds every one that is left, and all are healed.
+fn scrub(world: &mut World) -> Result<(), String> {
+    let Some(id) = world.servers.keys().next().copied().filter(|_| world.flipping) else { return Ok(()) };
+    let volume = world.volume;
+    world.ask_server(id, &ServerRequest::Scrub {}, Asked::Scrub);
+    advance(world, SCRUB_US)?;
+    until(world, "the scrub ended and what it found is healed", |world| {
+        let replica = world.servers.get_mut(&id).and_then(|server| server.replica.as_mut());
+        replica.is_some_and(|replica| {
+            let store = replica.store();
+            store.scrub_mark().at.is_none() && store.damaged(9).iter().all(|one| one.volume != volume)
+        })
+    })
 }
 
 fn check_everything(world: &mut World) -> Result<(), String> {
@@ -140,7 +169,26 @@ fn check_everything(world: &mut World) -> Result<(), String> {
     until(world, "the last flush is answered", |world| world.guest.waiting() == 0)?;
     advance(world, 2_000_000)?;
     until(world, "the last rebuild ends", |world| world.master.records[&world.volume].stale.is_empty())?;
-    replicas_are_equal(world)
+    replicas_are_equal(world)?;
+    snapshots_are_as_they_were(world)
+}
+
+/// Mount some of the snapshots that are left, and read them.
+fn snapshots_are_as_they_were(world: &mut World) -> Result<(), String> {
+    let record = &world.master.records[&world.volume];
+    let done: Vec<LayerId> = record.snapshots.iter().filter(|(_, done)| **done).map(|(node, _)| *node).collect();
+    for node in done.into_iter().rev().take(MOUNTS_MAX) {
+        world.kill_gateway(world.gateways.len() - 1);
+        let (spec, session) = (world.master.mount(world.volume, node), world.rng.gen());
+        world.add_gateway(crate::gateway::Gateway::new(spec, session));
+        until(world, "a snapshot is mounted", |world| world.gateways.last().is_some_and(|gateway| gateway.opened))?;
+        let frozen = world.frozen.remove(&node).expect("every snapshot is known").history;
+        let head = std::mem::replace(&mut world.guest.history, frozen);
+        read_everything(world).map_err(|wrong| format!("snapshot {node}: {wrong}"))?;
+        world.guest.history = head;
+        world.coverage.hit("a snapshot was read as it was");
+    }
+    Ok(())
 }
 
 /// Open again with another server preferred for reads: what was read before must not flip.
@@ -166,13 +214,11 @@ type Content = (Position, Vec<(u32, u16, u8, u32)>);
 
 fn replicas_are_equal(world: &mut World) -> Result<(), String> {
     let volume = world.volume;
-    for chunk in 0..CHUNKS {
+    let record = world.master.records[&volume].clone();
+    for chunk in 0..record.placement.len() as u32 {
         let mut seen: Option<(ServerId, Content)> = None;
-        let placed = world.master.placement(volume)[chunk as usize].clone();
+        let placed = &record.placement[chunk as usize];
         for (id, server) in world.servers.iter_mut().filter(|(id, _)| placed.contains(id)) {
-            if world.flipping && *id == 1 {
-                continue; // a flipped bit that nobody has read yet may lie there: finding it is the scrubber's work
-            }
             let store = server.replica.as_mut().ok_or("a server does not run")?.store();
             let mut entries = Vec::new();
             let mut position = Position::default();
@@ -187,7 +233,7 @@ fn replicas_are_equal(world: &mut World) -> Result<(), String> {
                     None => break,
                 }
             }
-            let content = (position, entries);
+            let content = (position, shown(&entries, &record));
             match &seen {
                 None => seen = Some((*id, content)),
                 Some((_, first)) if *first == content => {}
@@ -202,6 +248,23 @@ fn replicas_are_equal(world: &mut World) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Those entries that some live layer shows. What is dead is swept by each server at its own time.
+fn shown(entries: &[(u32, u16, u8, u32)], record: &Record) -> Vec<(u32, u16, u8, u32)> {
+    let there: BTreeSet<(LayerId, u16)> = entries.iter().map(|(layer, block, ..)| (*layer, *block)).collect();
+    let blocks: BTreeSet<u16> = there.iter().map(|(_, block)| *block).collect();
+    let mut needed = BTreeSet::new();
+    for layer in record.live() {
+        for block in &blocks {
+            let mut at = layer;
+            while at != 0 && !there.contains(&(at, *block)) {
+                at = record.parents[at as usize];
+            }
+            needed.insert((at, *block));
+        }
+    }
+    entries.iter().filter(|(layer, block, ..)| needed.contains(&(*layer, *block))).copied().collect()
 }
 
 fn advance(world: &mut World, time: Micros) -> Result<(), String> {
@@ -247,7 +310,8 @@ impl World {
 
     /// The guest asks something at random.
     pub fn guest_asks(&mut self) {
-        let size = self.master.records[&self.volume].size_bytes;
+        let gateway = &self.gateways[self.guests_gateway()];
+        let size = gateway.volume.as_ref().map_or(CHUNK_BYTES, |volume| volume.spec().size_bytes);
         let request = self.guest.next(&mut self.rng, size);
         self.ask(request);
     }

@@ -6,7 +6,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use yuntai_proto::control::{EventAnswer, GatewayEvent, ServerRequest};
 use yuntai_proto::data::Refusal;
-use yuntai_proto::{Frame, Kind, ServerId, VolumeId};
+use yuntai_proto::{Frame, Kind, LayerId, ServerId, VolumeId};
 use yuntai_replica::{DialId, Event as ServerEvent, WorkJob};
 use yuntai_store::vfs::memory::MemVfs;
 use yuntai_store::{CheckpointJob, SyncTicket};
@@ -21,6 +21,7 @@ use crate::master::Master;
 use crate::mix::Mix;
 use crate::net::{ConnId, Cut, Net, Node, Parcel, Side};
 use crate::server::Server;
+use crate::snapshots::Frozen;
 
 /// Microseconds of virtual time.
 pub type Micros = u64;
@@ -54,6 +55,8 @@ pub enum Job {
     Answered(usize, u64, EventAnswer),
     /// A master's order reaches the gateway, under its number.
     Order(usize, u64, yuntai_volume::ControlRequest),
+    /// A gateway hears of a new size.
+    Grow(usize, u64, Vec<Vec<ServerId>>),
     /// The answer to such an order reaches the master.
     Reported(usize, u64, Result<ControlAnswer, String>),
     /// The gateway's answer to a question is waited for no longer.
@@ -97,6 +100,10 @@ pub struct World {
     pub gateways: Vec<Gateway>,
     /// The master.
     pub master: Master,
+    /// What the volume's frozen nodes show.
+    pub frozen: BTreeMap<LayerId, Frozen>,
+    /// A gateway that closes the volume, so that it can be rolled back.
+    pub rolling: Option<usize>,
     /// What the leading master knows by heart.
     pub leader: Leader,
     /// Masters' requests to servers, whoever leads now.
@@ -150,6 +157,8 @@ impl World {
             servers: ids.iter().map(|id| (*id, Server::new(*id))).collect(),
             gateways: Vec::new(),
             master: Master::new(&ids),
+            frozen: BTreeMap::new(),
+            rolling: None,
             leader: Leader::default(),
             requests: BTreeMap::new(),
             net: Net::default(),
@@ -221,7 +230,7 @@ impl World {
     /// Whose process has to run for this to happen.
     fn actor(&self, job: &Job) -> Option<Node> {
         match job {
-            Job::GatewayTick(index) | Job::Order(index, ..) | Job::Ask(index) => Some(Node::Gateway(*index)),
+            Job::GatewayTick(index) | Job::Order(index, ..) | Job::Grow(index, ..) | Job::Ask(index) => Some(Node::Gateway(*index)),
             Job::Turn(id, _) => Some(Node::Server(*id)),
             _ => None,
         }
@@ -275,6 +284,7 @@ impl World {
                     self.after(RETRY_US, Job::Reported(index, id, answer));
                 }
             }
+            Job::Grow(index, size, placement) => self.told_size(index, size, placement),
             Job::Untold(question) => self.untold(question),
             Job::Unanswered(conn) => self.unanswered(conn),
             Job::Master(term) => self.master_turn(term),
@@ -519,6 +529,11 @@ impl World {
                     if !matches!(result, Ok(ControlAnswer::Moves { .. })) {
                         self.note(format!("gateway {index} control: {result:?}"));
                     }
+                    match result {
+                        Ok(ControlAnswer::Snapshot { head }) => self.seal(head),
+                        Ok(ControlAnswer::Closed { flushed }) => self.detached(index, flushed),
+                        _ => {}
+                    }
                     let delay = self.delay();
                     self.after(delay, Job::Reported(index, id, result));
                 }
@@ -596,17 +611,6 @@ impl World {
             self.gateway_event(index, Event::Answer { event, answer });
         } else {
             self.after(RETRY_US, Job::Answered(index, event, answer));
-        }
-    }
-
-    /// A snapshot: the transaction, and some time later the gateway's barrier.
-    pub fn snapshot(&mut self) {
-        let (parents, head) = self.master.snapshot(self.volume);
-        self.coverage.hit("a snapshot was taken");
-        let Some(index) = self.gateways.len().checked_sub(1) else { return };
-        if self.gateways[index].volume.is_some() {
-            let delay = self.delay();
-            self.after(delay, Job::Order(index, 0, yuntai_volume::ControlRequest::Snapshot { parents, head }));
         }
     }
 }

@@ -1,0 +1,186 @@
+//! Snapshots, rollback and sweeps, and what is known of each node: a volume's blocks are a tree of versions.
+//!
+//! Which layers are alive, and when what is dead may be freed, follows `yuntai/pangu/snapshot_rules.py` and
+//! `yuntai/pangu/sweeper.py`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rand::seq::IteratorRandom;
+use rand::Rng;
+use yuntai_proto::control::ServerRequest;
+use yuntai_proto::{LayerId, ServerId};
+use yuntai_volume::ControlRequest;
+
+use crate::history::History;
+use crate::leader::{Asked, QUIET_US};
+use crate::master::Record;
+use crate::world::{Job, Micros, World};
+
+/// What a frozen node may show: at least what was acknowledged when the record froze it, at most what was asked before a
+/// gateway had switched. Once that is known, and durable, it is `sealed`.
+pub struct Frozen {
+    /// Its disk.
+    pub history: History,
+    sealed: bool,
+}
+
+/// What one leader remembers of a sweep.
+#[derive(Default)]
+pub struct Sweeping {
+    dead_since: BTreeMap<LayerId, Micros>,
+    work: Option<Work>,
+}
+
+struct Work {
+    count: usize,
+    parents: Vec<LayerId>,
+    live: Vec<LayerId>,
+}
+
+impl Record {
+    /// Layers that somebody may read as of, or write.
+    #[must_use]
+    pub fn live(&self) -> BTreeSet<LayerId> {
+        self.snapshots.keys().copied().chain([self.head]).collect()
+    }
+
+    /// Layers that nobody may. Layer 0 belongs to the source and is not counted.
+    #[must_use]
+    pub fn dead(&self) -> Vec<LayerId> {
+        let live = self.live();
+        (1..self.parents.len() as LayerId).filter(|layer| !live.contains(layer)).collect()
+    }
+}
+
+impl World {
+    /// A snapshot: the transaction, and some time later the gateway hears of it.
+    pub fn snapshot(&mut self) {
+        self.master.snapshot(self.volume);
+        let record = &self.master.records[&self.volume];
+        let node = record.parents[record.head as usize];
+        self.frozen.insert(node, Frozen { history: self.guest.history.clone(), sealed: false });
+        self.coverage.hit("a snapshot was taken");
+        if self.rng.gen_bool(0.7) {
+            self.finish_snapshots();
+        }
+    }
+
+    /// Tell the gateway about a head that it may not know.
+    pub(crate) fn finish_snapshots(&mut self) {
+        let record = &self.master.records[&self.volume];
+        let pending = record.snapshots.values().any(|done| !done);
+        let request = ControlRequest::Snapshot { parents: record.parents.clone(), head: record.head };
+        if let (true, Some(index)) = (pending, self.seen_gateway()) {
+            let delay = self.delay();
+            self.after(delay, Job::Order(index, 0, request));
+        }
+    }
+
+    /// A gateway writes to `head` now, and what is below it is durable: what the nodes show is settled.
+    pub(crate) fn seal(&mut self, head: LayerId) {
+        for (_, frozen) in self.frozen.range_mut(..head).filter(|(_, frozen)| !frozen.sealed) {
+            frozen.sealed = true;
+            frozen.history.seal(&self.guest.history);
+        }
+    }
+
+    /// The master hears of it: they may be used from now on.
+    pub(crate) fn snapshots_done(&mut self, head: LayerId) {
+        let record = self.master.records.get_mut(&self.volume).expect("the volume exists");
+        record.snapshots.range_mut(..head).for_each(|(_, done)| *done = true);
+    }
+
+    /// What was acknowledged and not flushed may be gone.
+    pub(crate) fn writes_lost(&mut self) {
+        self.guest.history.power_cut();
+        self.frozen.values_mut().filter(|frozen| !frozen.sealed).for_each(|frozen| frozen.history.power_cut());
+    }
+
+    fn some_snapshot(&mut self) -> Option<LayerId> {
+        let record = &self.master.records[&self.volume];
+        record.snapshots.iter().filter(|(_, done)| **done).map(|(node, _)| *node).choose(&mut self.rng)
+    }
+
+    /// A snapshot is deleted, anywhere in the tree.
+    pub(crate) fn delete_snapshot(&mut self) {
+        let Some(node) = self.some_snapshot() else { return };
+        self.note(format!("snapshot {node} is deleted"));
+        self.coverage.hit("a snapshot was deleted");
+        self.master.records.get_mut(&self.volume).expect("the volume exists").snapshots.remove(&node);
+        self.frozen.remove(&node);
+    }
+
+    /// The volume is detached, to be rolled back. Whoever has it must be known and serve.
+    pub(crate) fn begin_rollback(&mut self) {
+        let last = self.gateways.len() - 1;
+        if self.seen_gateway() != Some(last) || !self.gateways[last].opened || self.some_snapshot().is_none() {
+            return;
+        }
+        self.note("the volume is closed to be rolled back".into());
+        self.rolling = Some(last);
+        let delay = self.delay();
+        self.after(delay, Job::Order(last, 0, ControlRequest::Close));
+    }
+
+    /// The gateway has closed the volume, and said whether all is durable.
+    pub(crate) fn detached(&mut self, index: usize, flushed: bool) {
+        if self.rolling.take_if(|rolling| *rolling == index).is_none() {
+            return;
+        }
+        let wait = self.rng.gen_range(1_000..500_000);
+        self.after(wait, Job::Heal(crate::faults::Fault::NoGateway));
+        let head = self.master.records[&self.volume].head;
+        if flushed {
+            self.seal(head);
+            self.snapshots_done(head);
+        }
+        let Some(node) = self.some_snapshot().filter(|_| flushed) else { return };
+        let record = self.master.records.get_mut(&self.volume).expect("the volume exists");
+        record.parents.push(node);
+        record.head = record.parents.len() as LayerId - 1;
+        let text = format!("rolled back to {node}: the head is {}", record.head);
+        self.note(text);
+        self.coverage.hit("a volume was rolled back");
+        self.guest.history.roll_back(&self.frozen[&node].history);
+    }
+
+    /// The sweeper's turn: one server that has not swept is asked.
+    pub(crate) fn sweep(&mut self) {
+        let record = &self.master.records[&self.volume];
+        let (dead, live, parents) = (record.dead(), record.live(), record.parents.clone());
+        let holders: BTreeSet<ServerId> = record.placement.iter().flatten().copied().collect();
+        let swept = record.swept.clone();
+        let now = self.now;
+        let sweeping = &mut self.leader.sweeping;
+        let before = std::mem::take(&mut sweeping.dead_since);
+        sweeping.dead_since = dead.iter().map(|layer| (*layer, before.get(layer).copied().unwrap_or(now))).collect();
+        let young = |layer: &LayerId| now - sweeping.dead_since[layer] < QUIET_US;
+        let count = dead.iter().filter(|layer| !young(layer)).count();
+        if sweeping.work.is_none() && count > 0 {
+            let live = live.into_iter().chain(dead.iter().copied().filter(young)).collect::<BTreeSet<_>>();
+            sweeping.work = Some(Work { count, parents, live: live.into_iter().collect() });
+        }
+        let Some(work) = &sweeping.work else { return };
+        let missing = holders.into_iter().filter(|id| swept.get(id).copied().unwrap_or(0) < work.count);
+        let Some(id) = missing.choose(&mut self.rng) else {
+            sweeping.work = None;
+            return;
+        };
+        let (parents, live, count) = (work.parents.clone(), work.live.clone(), work.count);
+        let request = ServerRequest::Sweep { volume: self.volume, term: self.leader.term, parents, live };
+        self.ask_server(id, &request, Asked::Sweep(count));
+    }
+
+    /// A server says how far its sweep is.
+    pub(crate) fn swept(&mut self, id: ServerId, count: usize, answer: Option<&serde_json::Value>) {
+        let Some(answer) = answer.filter(|answer| answer["done"] == true) else { return };
+        if answer["freed_bytes"].as_u64().is_some_and(|bytes| bytes > 0) {
+            self.coverage.hit("dead layers were swept");
+        }
+        let record = self.master.records.get_mut(&self.volume).expect("the volume exists");
+        let known = record.swept.entry(id).or_default();
+        *known = count.max(*known);
+        let placement = &record.placement;
+        record.swept.retain(|server, _| placement.iter().any(|replicas| replicas.contains(server)));
+    }
+}
