@@ -80,6 +80,7 @@ impl World {
             Kind::Fail => self.fail_once(id),
             Kind::Flip => self.flip_a_bit(),
             Kind::Snapshot => self.snapshot(),
+            Kind::Group => self.snapshot_group(),
             Kind::Delete => self.delete_snapshot(),
             Kind::Rollback => self.begin_rollback(),
             Kind::Grow => self.grow(),
@@ -207,7 +208,7 @@ impl World {
     fn begin_again(&mut self) {
         let old = self.gateways.len() - 1;
         let record = &self.master.records[&self.volume];
-        if !self.gateways[old].opened || self.gateways[old].generation != record.generation {
+        if self.pair.is_some() || !self.gateways[old].opened || self.gateways[old].generation != record.generation {
             return;
         }
         self.note(format!("fault: gateway {old} is begun again beside itself"));

@@ -22,6 +22,36 @@ pub struct Gateway {
     /// Connections of its links.
     pub links: BTreeMap<LinkId, ConnId>,
     names: BTreeMap<ConnId, LinkId>,
+    /// Another volume of the same host, in some runs.
+    pub beside: Beside,
+}
+
+/// A gateway's other volume.
+#[derive(Default)]
+pub struct Beside {
+    /// None if there is none, or it is over.
+    pub volume: Option<Volume>,
+    /// Connections of its links.
+    pub links: BTreeMap<LinkId, ConnId>,
+}
+
+impl Beside {
+    /// A volume that is about to be opened.
+    #[must_use]
+    pub fn new(spec: OpenVolume, session: u64) -> Self {
+        Self { volume: Some(Volume::new(spec, session, Config::default())), links: BTreeMap::new() }
+    }
+
+    /// The link of a connection that still counts.
+    #[must_use]
+    pub fn link(&self, conn: ConnId) -> Option<LinkId> {
+        self.links.iter().find(|(_, of)| **of == conn).map(|(link, _)| *link)
+    }
+
+    /// The volume has forgotten a link; returns its connection.
+    pub fn unbind(&mut self, link: LinkId) -> Option<ConnId> {
+        self.links.remove(&link)
+    }
 }
 
 impl Gateway {
@@ -39,6 +69,7 @@ impl Gateway {
             asked: VecDeque::new(),
             links: BTreeMap::new(),
             names: BTreeMap::new(),
+            beside: Beside::default(),
         }
     }
 

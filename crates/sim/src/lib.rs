@@ -8,6 +8,7 @@
 //! fail disks and move the volume to another gateway; then everything is healed, and the disk must come back
 //! (liveness), must hold what it acknowledged ([`history`]), and its replicas must be equal.
 
+mod attached;
 pub mod commits;
 pub mod coverage;
 pub mod eyes;
@@ -15,6 +16,7 @@ pub mod faults;
 pub mod fuzz;
 pub mod gateway;
 pub mod golden;
+pub mod group;
 pub mod guest;
 pub mod history;
 pub mod leader;

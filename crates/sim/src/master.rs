@@ -45,6 +45,8 @@ pub struct Master {
     pub records: BTreeMap<VolumeId, Record>,
     /// A server that is to be empty.
     pub draining: Option<ServerId>,
+    /// Servers that have not confirmed yet that a deleted volume is gone.
+    pub deleting: BTreeSet<ServerId>,
     /// The highest term that was given to a leader.
     pub term: u64,
     /// Moves that the leader wants. In its memory only.
@@ -59,6 +61,7 @@ impl Master {
         Self {
             records: BTreeMap::new(),
             draining: None,
+            deleting: BTreeSet::new(),
             term: 0,
             wanted: BTreeSet::new(),
             servers: servers.to_vec(),

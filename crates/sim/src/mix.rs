@@ -54,6 +54,8 @@ pub enum Kind {
     Flip,
     /// A snapshot is taken (which is no fault).
     Snapshot,
+    /// Two volumes are frozen together.
+    Group,
     /// A snapshot is deleted.
     Delete,
     /// The volume is rolled back to a snapshot.
@@ -68,7 +70,7 @@ pub enum Kind {
     CutControl,
 }
 
-const USUAL: [(Kind, u32); 29] = [
+const USUAL: [(Kind, u32); 30] = [
     (Kind::Break, 12),
     (Kind::CutTo, 8),
     (Kind::CutFrom, 8),
@@ -92,6 +94,7 @@ const USUAL: [(Kind, u32); 29] = [
     (Kind::Fail, 2),
     (Kind::Flip, 6),
     (Kind::Snapshot, 8),
+    (Kind::Group, 8),
     (Kind::Delete, 6),
     (Kind::Rollback, 5),
     (Kind::Grow, 1),

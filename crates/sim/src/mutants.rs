@@ -23,6 +23,8 @@ pub enum By {
     Test,
     /// That, and seeds of [`crate::run`] as well.
     Seeds,
+    /// Seeds only: it takes the master as well, or the whole disk.
+    World,
     /// What earlier versions wrote: see [`crate::golden`].
     OldBytes,
 }
@@ -35,12 +37,16 @@ const fn seeds(invariant: u8, name: &'static str) -> Mutant {
     Mutant { name, invariant, by: By::Seeds }
 }
 
+const fn world(invariant: u8, name: &'static str) -> Mutant {
+    Mutant { name, invariant, by: By::World }
+}
+
 const fn old_bytes(invariant: u8, name: &'static str) -> Mutant {
     Mutant { name, invariant, by: By::OldBytes }
 }
 
 /// All of them.
-pub const MUTANTS: [Mutant; 31] = [
+pub const MUTANTS: [Mutant; 34] = [
     // 1. One writer: the generation at the replica is the authority.
     test(1, "fence in memory only"),
     test(1, "a lower generation is let in"),
@@ -66,6 +72,8 @@ pub const MUTANTS: [Mutant; 31] = [
     test(4, "a pull overwrites the stream"),
     seeds(4, "a fill overwrites what the guest wrote"),
     test(4, "a read does not wait for open fates"),
+    world(4, "a mover is committed before it counts"),
+    world(4, "a sweep looks at the head only"),
     // 5. Nothing trusts the order in which a file system writes.
     test(5, "a replay goes on behind a broken record"),
     test(5, "what a start has seen may be lost"),
@@ -74,6 +82,7 @@ pub const MUTANTS: [Mutant; 31] = [
     // 6. Checksums end to end.
     test(6, "checksums are not looked at"),
     test(6, "the gateway does not look at checksums"),
+    world(6, "the scrubber sees nothing"),
     // 7. Limits on everything, and a full disk is no error.
     test(7, "the journal has no limit"),
     test(7, "a full disk is an error to the guest"),

@@ -3,11 +3,14 @@
 use std::collections::BTreeSet;
 
 use rand::Rng;
-use yuntai_proto::{LayerId, Position, ServerId, CHUNK_BYTES};
 use yuntai_proto::control::ServerRequest;
+use yuntai_proto::{LayerId, Position, ServerId, CHUNK_BYTES};
+use yuntai_store::LayerKey;
 use yuntai_volume::{ControlRequest, Event, GuestData, GuestError, GuestRequest};
 
 use crate::coverage::Coverage;
+use crate::gateway::{Beside, Gateway};
+use crate::group::{Pair, BESIDE, PAIR};
 use crate::leader::Asked;
 use crate::master::Record;
 use crate::world::{Job, Micros, World};
@@ -81,6 +84,11 @@ fn whole(world: &mut World) -> Result<(), String> {
         world.servers.values_mut().for_each(|server| server.fence = 0);
         world.elect();
     }
+    if world.rng.gen_bool(0.2) {
+        world.master.create(BESIDE, 1, None);
+        world.pair = Some(Pair::default());
+        world.after(0, Job::Pair);
+    }
     world.open_gateway(Vec::new());
     work(world)?;
     heal(world)?;
@@ -139,6 +147,7 @@ fn heal(world: &mut World) -> Result<(), String> {
         let served = world.gateways.last().and_then(|gateway| gateway.volume.as_ref());
         served.is_some_and(|volume| volume.spec().size_bytes == size)
     })?;
+    until(world, "what is deleted is gone", |world| world.master.deleting.is_empty())?;
     scrub(world)
 }
 
@@ -170,7 +179,33 @@ fn check_everything(world: &mut World) -> Result<(), String> {
     advance(world, 2_000_000)?;
     until(world, "the last rebuild ends", |world| world.master.records[&world.volume].stale.is_empty())?;
     replicas_are_equal(world)?;
+    groups_are_of_one_moment(world)?;
     snapshots_are_as_they_were(world)
+}
+
+/// Mount what was frozen together: what was written first must be there if what was written after it is.
+fn groups_are_of_one_moment(world: &mut World) -> Result<(), String> {
+    let Some(pair) = &world.pair else { return Ok(()) };
+    let is_done = |volume: &u64, node: &LayerId| world.master.records[volume].snapshots.get(node) == Some(&true);
+    let done = |(one, other): &&(LayerId, LayerId)| is_done(&world.volume, one) && is_done(&BESIDE, other);
+    let groups: Vec<(LayerId, LayerId)> = pair.frozen.iter().filter(done).rev().take(MOUNTS_MAX).copied().collect();
+    for (node, other) in groups {
+        world.kill_gateway(world.gateways.len() - 1);
+        let mut gateway = Gateway::new(world.master.mount(world.volume, node), world.rng.gen());
+        gateway.beside = Beside::new(world.master.mount(BESIDE, other), world.rng.gen());
+        world.add_gateway(gateway);
+        let mut numbers = [0; 2];
+        for (number, first) in numbers.iter_mut().zip([true, false]) {
+            world.ask_number(first);
+            until(world, "the number is read", |world| world.pair.as_ref().is_some_and(|pair| pair.read.is_some()))?;
+            *number = world.pair.as_ref().and_then(|pair| pair.read).expect("just seen");
+        }
+        if numbers[0] < numbers[1] {
+            return Err(format!("nodes {node} and {other}, frozen together, show {numbers:?}"));
+        }
+        world.coverage.hit("a group was read as it was");
+    }
+    Ok(())
 }
 
 /// Mount some of the snapshots that are left, and read them.
@@ -180,7 +215,7 @@ fn snapshots_are_as_they_were(world: &mut World) -> Result<(), String> {
     for node in done.into_iter().rev().take(MOUNTS_MAX) {
         world.kill_gateway(world.gateways.len() - 1);
         let (spec, session) = (world.master.mount(world.volume, node), world.rng.gen());
-        world.add_gateway(crate::gateway::Gateway::new(spec, session));
+        world.add_gateway(Gateway::new(spec, session));
         until(world, "a snapshot is mounted", |world| world.gateways.last().is_some_and(|gateway| gateway.opened))?;
         let frozen = world.frozen.remove(&node).expect("every snapshot is known").history;
         let head = std::mem::replace(&mut world.guest.history, frozen);
@@ -233,7 +268,12 @@ fn replicas_are_equal(world: &mut World) -> Result<(), String> {
                     None => break,
                 }
             }
-            let content = (position, shown(&entries, &record));
+            let shown = shown(&entries, &record);
+            for (layer, block, ..) in &shown {
+                let key = LayerKey { volume, chunk, layer: *layer };
+                store.read_layer(key, *block, 1).map_err(|error| format!("server {id}, layer {layer}: {error}"))?;
+            }
+            let content = (position, shown);
             match &seen {
                 None => seen = Some((*id, content)),
                 Some((_, first)) if *first == content => {}
@@ -299,7 +339,7 @@ impl World {
     }
 
     /// The last gateway; but until that one serves, the guest still runs on the host of the one before.
-    fn guests_gateway(&self) -> usize {
+    pub(crate) fn guests_gateway(&self) -> usize {
         let last = self.gateways.len() - 1;
         let serves = |index: &usize| self.gateways[*index].opened && self.gateways[*index].volume.is_some();
         match last.checked_sub(1).filter(serves) {
@@ -331,6 +371,9 @@ impl World {
 
     /// An answer reaches the guest.
     pub fn reply(&mut self, id: u64, result: &Result<GuestData, GuestError>) {
+        if id & PAIR != 0 {
+            return self.pair_answered(id, result);
+        }
         let Some(index) = self.asked_of.remove(&id) else { return };
         let flush = self.flushes.remove(&id).filter(|_| result.is_ok());
         if flush.as_ref().is_some_and(|(asked_at, _)| *asked_at > self.lost_at) {

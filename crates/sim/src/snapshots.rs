@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rand::seq::IteratorRandom;
 use rand::Rng;
 use yuntai_proto::control::ServerRequest;
-use yuntai_proto::{LayerId, ServerId};
+use yuntai_proto::{LayerId, ServerId, CHUNK_BYTES};
 use yuntai_volume::ControlRequest;
 
 use crate::history::History;
@@ -55,18 +55,29 @@ impl Record {
 impl World {
     /// A snapshot: the transaction, and some time later the gateway hears of it.
     pub fn snapshot(&mut self) {
-        self.master.snapshot(self.volume);
-        let record = &self.master.records[&self.volume];
-        let node = record.parents[record.head as usize];
-        self.frozen.insert(node, Frozen { history: self.guest.history.clone(), sealed: false });
-        self.coverage.hit("a snapshot was taken");
+        if self.pair.as_ref().is_some_and(|pair| pair.pending.is_some()) {
+            return; // what is frozen together comes first
+        }
+        self.snapshot_record();
         if self.rng.gen_bool(0.7) {
             self.finish_snapshots();
         }
     }
 
+    /// The transaction: the head is frozen, and what it may show is remembered.
+    pub(crate) fn snapshot_record(&mut self) {
+        self.master.snapshot(self.volume);
+        let record = &self.master.records[&self.volume];
+        let node = record.parents[record.head as usize];
+        self.frozen.insert(node, Frozen { history: self.guest.history.clone(), sealed: false });
+        self.coverage.hit("a snapshot was taken");
+    }
+
     /// Tell the gateway about a head that it may not know.
     pub(crate) fn finish_snapshots(&mut self) {
+        if self.finish_group() {
+            return;
+        }
         let record = &self.master.records[&self.volume];
         let pending = record.snapshots.values().any(|done| !done);
         let request = ControlRequest::Snapshot { parents: record.parents.clone(), head: record.head };
@@ -113,6 +124,9 @@ impl World {
     /// The volume is detached, to be rolled back. Whoever has it must be known and serve.
     pub(crate) fn begin_rollback(&mut self) {
         let last = self.gateways.len() - 1;
+        if self.pair.is_some() {
+            return; // the second volume would not go back with it
+        }
         if self.seen_gateway() != Some(last) || !self.gateways[last].opened || self.some_snapshot().is_none() {
             return;
         }
@@ -142,6 +156,21 @@ impl World {
         self.note(text);
         self.coverage.hit("a volume was rolled back");
         self.guest.history.roll_back(&self.frozen[&node].history);
+    }
+
+    /// The source of a clone that needs none any more is deleted, as `yuntai/pangu/garbage.py` does it: each server that
+    /// has a part is asked until it has confirmed.
+    pub(crate) fn delete_source(&mut self) {
+        let record = &self.master.records[&self.volume];
+        let whole = u64::from(record.hydrated_chunks) * CHUNK_BYTES >= record.size_bytes;
+        let Some((source, _)) = record.source.filter(|_| whole) else { return };
+        if let Some(gone) = self.master.records.remove(&source) {
+            self.note("the clone is whole: its source is deleted".into());
+            self.coverage.hit("a source was deleted");
+            self.master.deleting = gone.placement.into_iter().flatten().collect();
+        }
+        let Some(id) = self.master.deleting.iter().copied().choose(&mut self.rng) else { return };
+        self.ask_server(id, &ServerRequest::DeleteVolume { volume: source }, Asked::Delete);
     }
 
     /// The sweeper's turn: one server that has not swept is asked.

@@ -31,11 +31,8 @@ impl World {
         let placement = &self.master.records[&self.volume].placement;
         let placed = |chunk: ChunkIndex| placement.get(chunk as usize).is_some_and(|replicas| replicas.contains(&id));
         let damaged = status.map(|status| status.damaged).unwrap_or_default();
-        let chunks: Vec<ChunkIndex> = damaged
-            .iter()
-            .filter(|one| one.volume == self.volume && placed(one.chunk))
-            .map(|one| one.chunk)
-            .collect();
+        let chunks: Vec<ChunkIndex> =
+            damaged.iter().filter(|one| one.volume == self.volume && placed(one.chunk)).map(|one| one.chunk).collect();
         if let (false, Some(index)) = (chunks.is_empty(), self.seen_gateway()) {
             self.coverage.hit("healing was asked for");
             let delay = self.delay();

@@ -10,11 +10,12 @@ use yuntai_proto::{Frame, Kind, LayerId, ServerId, VolumeId};
 use yuntai_replica::{DialId, Event as ServerEvent, WorkJob};
 use yuntai_store::vfs::memory::MemVfs;
 use yuntai_store::{CheckpointJob, SyncTicket};
-use yuntai_volume::{Action, CloseReason, ControlAnswer, Event, LinkId};
+use yuntai_volume::{ControlAnswer, Event, LinkId};
 
 use crate::coverage::Coverage;
 use crate::faults::Fault;
 use crate::gateway::Gateway;
+use crate::group::{Group, Pair};
 use crate::guest::Guest;
 use crate::leader::Leader;
 use crate::master::Master;
@@ -52,11 +53,15 @@ pub enum Job {
     /// A gateway's event reaches the master.
     Raised(usize, u64, GatewayEvent),
     /// The master's answer reaches the gateway.
-    Answered(usize, u64, EventAnswer),
+    Answered(usize, u64, VolumeId, EventAnswer),
     /// A master's order reaches the gateway, under its number.
     Order(usize, u64, yuntai_volume::ControlRequest),
     /// A gateway hears of a new size.
     Grow(usize, u64, Vec<Vec<ServerId>>),
+    /// Both volumes of a host are to be frozen at one moment.
+    Group(usize, Group),
+    /// The writer of two volumes has its turn.
+    Pair,
     /// The answer to such an order reaches the master.
     Reported(usize, u64, Result<ControlAnswer, String>),
     /// The gateway's answer to a question is waited for no longer.
@@ -80,6 +85,8 @@ pub enum Job {
 pub enum Dialer {
     /// A gateway's link.
     Link(usize, LinkId),
+    /// A link of the gateway's other volume.
+    Beside(usize, LinkId),
     /// A server's pull.
     Pull(ServerId, u64, DialId),
     /// A master's request.
@@ -104,6 +111,8 @@ pub struct World {
     pub frozen: BTreeMap<LayerId, Frozen>,
     /// A gateway that closes the volume, so that it can be rolled back.
     pub rolling: Option<usize>,
+    /// Somebody who writes to two volumes, in some runs.
+    pub pair: Option<Pair>,
     /// What the leading master knows by heart.
     pub leader: Leader,
     /// Masters' requests to servers, whoever leads now.
@@ -159,6 +168,7 @@ impl World {
             master: Master::new(&ids),
             frozen: BTreeMap::new(),
             rolling: None,
+            pair: None,
             leader: Leader::default(),
             requests: BTreeMap::new(),
             net: Net::default(),
@@ -230,7 +240,11 @@ impl World {
     /// Whose process has to run for this to happen.
     fn actor(&self, job: &Job) -> Option<Node> {
         match job {
-            Job::GatewayTick(index) | Job::Order(index, ..) | Job::Grow(index, ..) | Job::Ask(index) => Some(Node::Gateway(*index)),
+            Job::GatewayTick(index)
+            | Job::Order(index, ..)
+            | Job::Group(index, _)
+            | Job::Grow(index, ..)
+            | Job::Ask(index) => Some(Node::Gateway(*index)),
             Job::Turn(id, _) => Some(Node::Server(*id)),
             _ => None,
         }
@@ -252,6 +266,7 @@ impl World {
                 if self.gateways[index].volume.is_some() {
                     self.after(GATEWAY_TICK_US, Job::GatewayTick(index));
                     self.gateway_event(index, Event::Tick);
+                    self.beside_event(index, Event::Tick);
                 }
             }
             Job::ServerTick(id, incarnation) => {
@@ -269,7 +284,9 @@ impl World {
             Job::Checkpoint(id, incarnation, job) => self.checkpoint(id, incarnation, job),
             Job::Work(id, incarnation, job) => self.work(id, incarnation, job),
             Job::Raised(index, event, body) => self.raised(index, event, body),
-            Job::Answered(index, event, answer) => self.answered(index, event, answer),
+            Job::Answered(index, event, volume, answer) => self.answered(index, event, volume, answer),
+            Job::Group(index, group) => self.freeze_together(index, group),
+            Job::Pair => self.pair_turn(),
             Job::Order(index, id, request) => {
                 if self.net.passes(Node::Master, Node::Gateway(index)) {
                     self.gateway_event(index, Event::Control { id, request });
@@ -328,6 +345,12 @@ impl World {
                 self.gateways[index].unbind(link);
                 self.net.let_go(conn, Side::Dialer);
                 self.gateway_event(index, Event::Closed { link, reason: "connection refused".into() });
+            }
+            Dialer::Beside(index, link) if up => self.beside_event(index, Event::Connected { link }),
+            Dialer::Beside(index, link) => {
+                self.gateways[index].beside.unbind(link);
+                self.net.let_go(conn, Side::Dialer);
+                self.beside_event(index, Event::Closed { link, reason: "connection refused".into() });
             }
             Dialer::Pull(id, incarnation, dial) if self.is_current(id, incarnation) => {
                 let event = if up {
@@ -422,7 +445,7 @@ impl World {
     }
 
     fn arrive_at_gateway(&mut self, index: usize, conn: ConnId, parcel: Parcel) {
-        let Some(link) = self.gateways[index].link(conn) else { return };
+        let Some(link) = self.gateways[index].link(conn) else { return self.arrive_beside(index, conn, parcel) };
         match parcel {
             Parcel::Frame(frame) => self.gateway_event(index, Event::Frame { link, frame }),
             Parcel::Closed => {
@@ -451,166 +474,6 @@ impl World {
         let replica = self.servers.get_mut(&id).and_then(|server| server.replica.as_mut());
         if replica.is_some_and(|replica| !replica.store().damaged(1).is_empty()) {
             self.coverage.hit("a damaged block was found");
-        }
-    }
-
-    // Gateways and the master.
-
-    /// Grant the next generation to a new gateway.
-    pub fn open_gateway(&mut self, prefer: Vec<ServerId>) {
-        let spec = self.master.grant(self.volume, prefer);
-        let session = self.rng.gen();
-        self.note(format!(
-            "gateway {} opens generation {} stale {:?}",
-            self.gateways.len(),
-            spec.generation,
-            spec.stale
-        ));
-        self.add_gateway(Gateway::new(spec, session));
-    }
-
-    /// A gateway that is to be the present one.
-    pub fn add_gateway(&mut self, gateway: Gateway) {
-        self.gateways.push(gateway);
-        self.newest_served = false;
-        self.after(0, Job::GatewayTick(self.gateways.len() - 1));
-    }
-
-    /// Kill a gateway's process: its connections break and its guests' requests are never answered.
-    pub fn kill_gateway(&mut self, index: usize) {
-        if self.gateways[index].volume.as_ref().is_some_and(|volume| !volume.spec().moves.is_empty()) {
-            self.coverage.hit("a gateway died in the middle of a move");
-        }
-        self.gateways[index].volume = None;
-        self.gateways[index].opened = false;
-        self.hang_up(Node::Gateway(index));
-        self.forget_requests(index);
-    }
-
-    fn forget_requests(&mut self, index: usize) {
-        let gone: Vec<u64> = self.asked_of.iter().filter(|(_, of)| **of == index).map(|(id, _)| *id).collect();
-        for id in gone {
-            self.asked_of.remove(&id);
-            self.flushes.remove(&id);
-            self.guest.forget(id);
-        }
-    }
-
-    /// Give an event to a gateway and do what it wants.
-    pub fn gateway_event(&mut self, index: usize, event: Event) {
-        let now = self.now;
-        let mut opened = false;
-        for action in self.gateways[index].turn(event, now) {
-            match action {
-                Action::Connect { link, server, .. } => {
-                    let conn = self.net.connect(Node::Gateway(index), Node::Server(server));
-                    self.gateways[index].bind(link, conn);
-                    let delay = self.delay();
-                    self.after(delay, Job::Establish(conn, Dialer::Link(index, link)));
-                }
-                Action::Send { link, frame } => {
-                    if let Some(conn) = self.gateways[index].links.get(&link) {
-                        self.post(*conn, Side::Acceptor, frame);
-                    }
-                }
-                Action::Drop { link } => {
-                    if let Some(conn) = self.gateways[index].unbind(link) {
-                        self.net.lose_in_flight(conn, Side::Acceptor);
-                        self.close(conn, Side::Dialer);
-                    }
-                }
-                Action::Reply { id, result } => self.reply(id, &result),
-                Action::Raise { event, body } => {
-                    self.check_proposal(index, &body);
-                    let delay = self.delay();
-                    self.after(delay, Job::Raised(index, event, body));
-                }
-                Action::ControlReply { id, result } => {
-                    if !matches!(result, Ok(ControlAnswer::Moves { .. })) {
-                        self.note(format!("gateway {index} control: {result:?}"));
-                    }
-                    match result {
-                        Ok(ControlAnswer::Snapshot { head }) => self.seal(head),
-                        Ok(ControlAnswer::Closed { flushed }) => self.detached(index, flushed),
-                        _ => {}
-                    }
-                    let delay = self.delay();
-                    self.after(delay, Job::Reported(index, id, result));
-                }
-                Action::Opened => {
-                    self.note(format!("gateway {index} serves"));
-                    opened = true;
-                    self.newest_served |= index + 1 == self.gateways.len();
-                }
-                Action::Closed { reason } => {
-                    self.note(format!("gateway {index} is closed: {reason:?}"));
-                    if reason == CloseReason::Fenced {
-                        self.coverage.hit("a gateway was fenced");
-                    }
-                    self.gateways[index].volume = None;
-                    self.gateways[index].opened = false;
-                    self.forget_requests(index);
-                }
-                Action::Note { server, chunk, text } => {
-                    if text.contains("to bring level") {
-                        self.coverage.hit("a chunk was levelled at open");
-                    }
-                    self.note(format!("gateway {index} server {server:?} chunk {chunk:?}: {text}"));
-                }
-            }
-        }
-        // Only now: what it begins to rebuild in the very turn of its open is levelling.
-        self.gateways[index].opened |= opened && self.gateways[index].volume.is_some();
-    }
-
-    fn raised(&mut self, index: usize, event: u64, body: GatewayEvent) {
-        if !self.net.passes(Node::Gateway(index), Node::Master) {
-            self.after(RETRY_US, Job::Raised(index, event, body));
-            return;
-        }
-        if matches!(body, GatewayEvent::Moved { .. }) && self.leader.locked() {
-            if self.rng.gen_bool(0.8) {
-                return self.after(RETRY_US, Job::Raised(index, event, body));
-            }
-            self.coverage.hit("a move was not committed now");
-            let delay = self.delay();
-            let answer = EventAnswer::Refused { reason: "the volume is being worked on; ask again".into() };
-            return self.after(delay, Job::Answered(index, event, answer));
-        }
-        let answer = self.master.answer(&body);
-        let placed = matches!(&answer, EventAnswer::Placed { moves } if !moves.is_empty());
-        if self.rng.gen_bool(0.04) {
-            // The leader dies with the answer; the gateway asks the next one the same.
-            self.coverage.hit("a master died between a transaction and its answer");
-            if placed {
-                self.coverage.hit("the answer to a move was lost");
-            }
-            self.elect();
-            let election = self.rng.gen_range(10_000..3_000_000);
-            return self.after(election, Job::Raised(index, event, body));
-        }
-        match (&body, &answer) {
-            (GatewayEvent::Degrade { .. }, EventAnswer::Stale { .. }) => {
-                self.coverage.hit("a server left the in-sync set")
-            }
-            (GatewayEvent::Degrade { .. }, EventAnswer::Refused { .. }) => {
-                self.coverage.hit("leaving the in-sync set was refused");
-            }
-            (GatewayEvent::Readmit { .. }, EventAnswer::Stale { .. }) => self.coverage.hit("a server was readmitted"),
-            (GatewayEvent::Moved { .. }, EventAnswer::Placed { .. }) if placed => self.coverage.hit("a replica moved"),
-            (GatewayEvent::Moved { .. }, EventAnswer::Placed { .. }) => self.coverage.hit("a move was refused"),
-            _ => {}
-        }
-        self.note(format!("gateway {index} raised {body:?}: {answer:?}"));
-        let delay = self.delay();
-        self.after(delay, Job::Answered(index, event, answer));
-    }
-
-    fn answered(&mut self, index: usize, event: u64, answer: EventAnswer) {
-        if self.net.passes(Node::Master, Node::Gateway(index)) {
-            self.gateway_event(index, Event::Answer { event, answer });
-        } else {
-            self.after(RETRY_US, Job::Answered(index, event, answer));
         }
     }
 }

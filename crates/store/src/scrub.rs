@@ -7,7 +7,7 @@
 
 use std::io;
 
-use yuntai_proto::{block_crc, BlockState, BLOCK_BYTES};
+use yuntai_proto::{block_crc, mutant, BlockState, BLOCK_BYTES};
 
 use crate::files::Handles;
 use crate::groups::{LayerKey, Slot, Stored};
@@ -147,6 +147,7 @@ impl<V: Vfs> Store<V> {
             Ok((stored, handles)) => !is_right(&*handles, stored, block),
             Err(_) => true,
         };
+        let damaged = damaged && !mutant::is("the scrubber sees nothing");
         if damaged {
             self.mark_damaged(*key, block);
         }

@@ -23,7 +23,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use yuntai_proto::control::{GatewayEvent, Move};
-use yuntai_proto::{ChunkIndex, Position, ServerId};
+use yuntai_proto::{mutant, ChunkIndex, Position, ServerId};
 
 use crate::api::{Action, Micros, RefusedMove};
 use crate::chunk::{Role, Standing};
@@ -208,6 +208,9 @@ impl Volume {
     /// The joiner is whole: from now on it counts, and what it has already is made durable.
     fn count_in(&mut self, number: ChunkIndex) {
         let to = self.moves.joins[&number].wanted.to;
+        if mutant::is("a mover is committed before it counts") {
+            return self.set_stage(number, Stage::Ready { since: self.now });
+        }
         self.set_role(number, to, Role::Counting);
         self.set_stage(number, Stage::Flushing);
         self.start_flush(FlushFor::Join { chunk: number, to });

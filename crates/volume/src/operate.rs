@@ -63,7 +63,11 @@ impl Volume {
         Ok(None)
     }
 
-    pub(crate) fn may_snapshot(&self, parents: &[LayerId], head: LayerId) -> Result<(), String> {
+    /// May this head be written from now on?
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn may_snapshot(&self, parents: &[LayerId], head: LayerId) -> Result<(), String> {
         if self.spec.read_only {
             return Err(format!("volume {:#x} is open read-only: it has nothing to snapshot", self.spec.volume));
         }
