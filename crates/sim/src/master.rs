@@ -192,7 +192,8 @@ impl Master {
         | GatewayEvent::Moved { volume, generation, .. }
         | GatewayEvent::BootSet { volume, generation, .. }
         | GatewayEvent::Fenced { volume, generation }) = event;
-        let record = self.records.get_mut(volume).expect("the volume exists");
+        // As `yuntai/pangu/desk.py` does: of a volume that was deleted meanwhile an event may still be on its way.
+        let Some(record) = self.records.get_mut(volume) else { return EventAnswer::Fenced {} };
         if *generation != record.generation {
             return EventAnswer::Fenced {};
         }
