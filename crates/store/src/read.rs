@@ -1,4 +1,11 @@
 //! Reads: as of a layer over its ancestors, or of exactly one layer. Every block is checked before it leaves.
+//!
+//! *Invariant 6, checksums end to end.* Disks return other bytes than were written, rarely and without an error, and so
+//! do memory and networks. The checksum of a block is made at the gateway and stays with it: the server checks it when
+//! it comes, stores it apart from the bytes, checks it here, and the gateway checks it again. A block that fails is
+//! read from another replica, and the chunk is pulled anew. Tests: `a_flipped_bit_is_found_and_refused`,
+//! `a_damaged_block_is_served_from_another_server_and_the_chunk_pulled_anew`; mutants "checksums are not looked at",
+//! "the gateway does not look at checksums".
 
 use std::io;
 

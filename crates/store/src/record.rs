@@ -136,6 +136,12 @@ impl Header {
     }
 
     /// Decode; `None` if it is not a whole record header of this store and of a version that this build knows.
+    ///
+    /// *Invariant 8, versions from day one.* A format without a version can be changed only by guessing what old bytes
+    /// are, and a guess that is wrong once is a lost disk. Each record and frame says its version, an unknown one is
+    /// refused and not read as if it were known, and bytes that earlier versions wrote are kept in `crates/sim/golden`
+    /// and must go on to say the same. Test: `crates/sim/tests/golden.rs`; mutants "an unknown version is read", "old
+    /// bytes are misread".
     #[must_use]
     pub fn decode(bytes: &[u8; HEADER_BYTES], store_tag: u32) -> Option<Self> {
         let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"));

@@ -140,6 +140,15 @@ impl<V: Vfs> Store<V> {
 
     /// From now on, and after any crash, only this generation and session may write. Durable when it returns.
     ///
+    /// *Invariant 1, one writer.* A host that was given up may still run its guest: it hangs, is cut off, and wakes up
+    /// when the volume is open elsewhere. No lease and no clock can keep its writes out, as it may have sent them
+    /// before it hung. What can is the replica: it takes writes of the highest generation that it has ever seen,
+    /// remembers that one before it says so (or a restart would forget who was fenced), and of one generation it takes
+    /// one session, as a supervisor may start a gateway twice. The writer that comes also ends what earlier connections
+    /// may do (`replica/src/claims.rs`). Tests: `fences_hold`, `a_higher_generation_fences_a_lower_for_ever`; mutants
+    /// "fence in memory only", "a lower generation is let in", "another session of the same generation is let in", "an
+    /// older writer's connection stays good".
+    ///
     /// # Errors
     /// [`Refusal::Fenced`] if it would go back; [`Refusal::Io`] or [`Refusal::Full`] if the disk failed.
     pub fn raise_fence(&mut self, volume: VolumeId, generation: u64, session: u64) -> Result<(), Refusal> {
@@ -270,6 +279,14 @@ impl<V: Vfs> Store<V> {
     }
 
     /// The journal has no room until a checkpoint is through: hold mutations back.
+    ///
+    /// *Invariant 7, limits on everything.* What only grows under load ends as a disk that is full or a process that is
+    /// killed, on all replicas at the same time, since they get the same writes. So the journal has a size, and above
+    /// it the server reads no more from its writers, whose queues are bounded in turn, down to the guest, which waits.
+    /// A disk without room is the same: no error for the guest but a replica that is left out, or a write that waits
+    /// (`on_refused` in `volume/src/volume.rs`). Tests: `a_full_journal_holds_mutations_back_until_a_checkpoint`,
+    /// `a_full_disk_is_no_error_to_the_guest`, `tests/full.rs`; mutants "the journal has no limit", "a full disk is an
+    /// error to the guest".
     #[must_use]
     pub fn journal_full(&self) -> bool {
         !mutant::is("the journal has no limit") && self.journal.bytes() >= self.options.journal_bytes_max

@@ -196,6 +196,15 @@ impl Chunk {
     }
 
     /// Acknowledged: every in-sync replica has it, each of them is whole, and at least two of them are the record's.
+    ///
+    /// *Invariant 2, acknowledged means on every in-sync replica.* After a crash any in-sync replica may be all that is
+    /// left, so what the guest was told is there must be on each. A majority would not do: it is the master's record
+    /// that says who may be read from, and it is not asked for each write. A flush is answered when each of them has
+    /// synced its journal and what it wrote in place, and it stands behind every write that was sent before it
+    /// (`replica/src/replica.rs`). Tests: `a_write_is_on_every_server_before_it_is_acknowledged`,
+    /// `a_flush_waits_for_a_server_that_is_being_levelled`; mutants "one answer is enough", "a flush waits for one
+    /// server only", "a flush is answered without a sync", "a flush overtakes what was sent before it", "a sync leaves
+    /// out what was written in place".
     pub fn complete(&self, acked: u8) -> bool {
         if mutant::is("one answer is enough") && acked & self.required != 0 {
             return true;

@@ -1,4 +1,13 @@
 //! Who is right after a crash: pure functions over what servers say when they are claimed.
+//!
+//! *Invariant 4, replicas agree after any crash.* A crash leaves each replica with another end of the history. If a
+//! reader were served before they agree, the same block could answer differently from one moment to the next, and a
+//! file system's journal would be replayed by what one replica says and read from another. So mutations of a chunk are
+//! numbered, a replica holds a prefix of them, at the open the longest prefix is taken and the others get what they
+//! lack, and a read does not show a write that may still be lost. Half-built replicas hold no prefix and are no
+//! candidates. Tests: `level/tests.rs`, `the_longest_history_wins_at_open_and_the_others_pull_one_after_the_other`,
+//! `a_read_on_its_way_waits_for_a_write_that_overtakes_it`, `stream_and_pull_in_any_order_end_equal`; the mutants with
+//! 4 in `crates/sim/src/mutants.rs`.
 
 use yuntai_proto::data::ChunkState;
 use yuntai_proto::{mutant, Position};

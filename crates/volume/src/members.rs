@@ -1,5 +1,16 @@
 //! Who is in sync: the open, degrading, readmission. One question to the master at a time, so that its answers cannot
 //! overtake one another.
+//!
+//! *Invariant 3, degrade first, then acknowledge.* A write that one replica missed is safe only while nobody takes that
+//! replica for a whole one. If it were acknowledged first and the gateway died before the record was changed, the next
+//! gateway could choose the replica that lacks it. So the record comes first, and the write waits for the answer. The
+//! master refuses to let fewer than two be left; then the guest waits, and is never told of an error, since a file
+//! system that has seen one gives up for good while a wait ends. The way back is the same the other way round: a server
+//! counts from the moment its readmission is prepared, and is asked for, and read from, only when it has everything
+//! durably. Tests: `a_hung_server_is_degraded_first_and_the_write_acknowledged_then`,
+//! `nobody_is_served_from_one_replica`,
+//! `a_returning_server_counts_before_its_history_is_made_durable_and_is_not_read_before_that`; mutants "acknowledge
+//! first, degrade afterwards", "one in sync is enough", "one whole replica serves alone".
 
 use yuntai_proto::control::{EventAnswer, GatewayEvent};
 use yuntai_proto::data::ChunkState;

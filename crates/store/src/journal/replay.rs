@@ -1,4 +1,14 @@
 //! Reading the journal back after a start.
+//!
+//! *Invariant 5, nothing trusts file-system ordering.* Between two syncs a disk writes what it likes in which order it
+//! likes, and parts of a record: the second of two writes may be there and the first not. A store that went on behind a
+//! gap would hold something that was never the volume's content. So every record says its length, number and checksum,
+//! the replay ends at the first that is not whole, and what it has seen is made durable before anybody is told of it,
+//! since the next crash could take it again. Chunk files are only written from what is durable in the journal, and the
+//! journal is freed only when they are. Tests: `the_survivor_is_a_prefix_with_everything_synced`,
+//! `what_a_start_has_seen_stays`, and `crates/replica/tests/images.rs` on the real program's disk; mutants "a replay
+//! goes on behind a broken record", "what a start has seen may be lost", "chunk files before the journal", "the journal
+//! is freed before the chunk files are durable".
 
 use std::collections::BTreeMap;
 use std::io;
