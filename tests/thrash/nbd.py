@@ -84,8 +84,10 @@ class Nbd:
                 magic, error, cookie = _REPLY.unpack(await self._reader.readexactly(_REPLY.size))
                 if magic != _REPLY_MAGIC:
                     return self._fail(f"a reply begins {magic:x}")
-                length, future = self._waiting.pop(cookie)
+                length, future = self._waiting[cookie]
                 data = await self._reader.readexactly(length) if length and not error else b""
+                # Only now: when the connection goes in the middle of the data, this one is lost too.
+                del self._waiting[cookie]
                 if error and not future.done():
                     future.set_exception(Failed(f"error {error}"))
                 elif not future.done():

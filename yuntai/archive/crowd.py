@@ -24,11 +24,15 @@ async def side_by_side(items: Iterable[T], work: Callable[[T], Awaitable[R]]) ->
             slots.release()
 
     tasks: list[asyncio.Task[R]] = []
+    failed: Exception | None = None
     try:
         async with asyncio.TaskGroup() as group:
             for item in items:
                 await slots.acquire()
                 tasks.append(group.create_task(one(item)))
     except* Exception as errors:  # noqa: BLE001 — the first of them is raised
-        raise errors.exceptions[0] from None
+        failed = errors.exceptions[0]
+    # Raised in the clause, Python 3.11.2 would wrap it in a group again.
+    if failed is not None:
+        raise failed
     return [task.result() for task in tasks]

@@ -112,10 +112,12 @@ class NbdClient:
         try:
             while True:
                 magic, error, cookie = _REPLY_HEAD.unpack(await self._reader.readexactly(_REPLY_HEAD.size))
-                future, length = self._waiting.pop(cookie, (None, 0))
+                future, length = self._waiting.get(cookie, (None, 0))
                 if magic != _REPLY or future is None:
                     return self._fail("the volume's gateway sent something that is no answer")
                 data = await self._reader.readexactly(length) if length and not error else b""
+                # Only now: a connection that is lost within the data must fail this request too.
+                self._waiting.pop(cookie, None)
                 if future.done():
                     continue
                 if error:

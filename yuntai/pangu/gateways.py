@@ -244,6 +244,7 @@ class Gateways:
 
     async def _serve(self, host: str, channel: wire.Channel) -> None:
         """Answer events and hold the gateway to the records until the connection is lost."""
+        lost = ""
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._hold(host))
@@ -252,7 +253,9 @@ class Gateways:
                     await self._event_slots.acquire()
                     group.create_task(self._answer(host, channel, number, event))
         except* (wire.WireError, Unavailable) as errors:
-            raise Unavailable("; ".join(str(error) for error in errors.exceptions)) from None
+            lost = "; ".join(str(error) for error in errors.exceptions)
+        # Raised in the clause, Python 3.11.2 would wrap it in a group.
+        raise Unavailable(lost)
 
     async def _hold(self, host: str) -> None:
         loop = asyncio.get_running_loop()

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from obstore.store import MemoryStore
 
+from tests.nbd_half import PART, half_answering
 from tests.unit.archive.disk import LayeredDisk, MemoryTarget
 from yuntai.archive import ArchiveError, DamagedError, Repository, export, prune, restore, verify
 from yuntai.archive import format as form
@@ -273,6 +274,13 @@ async def test_nbd_client_says_what_is_wrong(tmp_path: Path) -> None:
     async with await asyncio.start_unix_server(nonsense, path):
         with pytest.raises(ArchiveError, match="does not speak NBD"):
             await NbdClient.connect(path, "x")
+
+
+async def test_a_connection_that_ends_within_an_answer_is_said_to_be_lost(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    async with half_answering(path, ends=True), await NbdClient.connect(str(path), "x") as client:
+        with pytest.raises(ArchiveError, match="was lost"):
+            await asyncio.wait_for(client.read(0, 2 * PART), 5)
 
 
 def test_changes_come_as_text() -> None:
