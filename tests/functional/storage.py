@@ -13,6 +13,7 @@ import secrets
 import signal
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -276,6 +277,17 @@ class Storage:
                 return
             assert time.monotonic() < deadline, f"not in sync again: {servers}, {volume.history}"
             await asyncio.sleep(0.1)
+
+    async def replicas_are_equal(self, volume: Volume, servers: Sequence[int]) -> None:
+        """Read a closed volume once from each of these servers, and compare byte by byte."""
+        copies = []
+        for number in servers:
+            target = await self.open(volume, prefer=[number])
+            copies.append(self.folder / f"copy-{number}")
+            await run("nbdcopy", target, str(copies[-1]))
+            await self.close(volume)
+        for copy in copies[1:]:
+            await run("cmp", str(copies[0]), str(copy))
 
 
 def uri(socket: str, export: str) -> str:

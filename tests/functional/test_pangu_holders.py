@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -21,6 +22,7 @@ from tests.functional.pangu_cluster import (
     eventually,
     qemu_io,
 )
+from yuntai.model.cluster import Volume
 
 pytestmark = [
     pytest.mark.functional,
@@ -32,14 +34,19 @@ pytestmark = [
 ]
 
 
-async def test_a_volume_is_taken_over_at_once_from_a_gateway_that_hangs(cluster: PanguCluster) -> None:
-    client = cluster.client
+async def at_a_hung_gateway(cluster: PanguCluster) -> tuple[Volume, subprocess.Popen[bytes]]:
+    """Return a volume with 8 MiB of ones at gateway h1, and that gateway's process, which is stopped; h2 is well."""
     await cluster.add_gateway()
-    volume = await client.create_volume(GIB)
-    uri = await client.connect(volume.id, "h1")
-    await qemu_io(uri, "write -P 1 0 8M")
+    volume = await cluster.client.create_volume(GIB)
+    await qemu_io(await cluster.client.connect(volume.id, "h1"), "write -P 1 0 8M")
     hung = cluster.processes["gateway"]
     hung.send_signal(signal.SIGSTOP)
+    return volume, hung
+
+
+async def test_a_volume_is_taken_over_at_once_from_a_gateway_that_hangs(cluster: PanguCluster) -> None:
+    client = cluster.client
+    volume, hung = await at_a_hung_gateway(cluster)
     began = time.monotonic()
     uri = await client.connect(volume.id, "h2")
     took_s = time.monotonic() - began
@@ -55,12 +62,7 @@ async def test_a_volume_is_taken_over_at_once_from_a_gateway_that_hangs(cluster:
 
 async def test_what_waits_for_a_gateway_that_hangs_does_not_hold_up_the_take_over(cluster: PanguCluster) -> None:
     client = cluster.client
-    await cluster.add_gateway()
-    volume = await client.create_volume(GIB)
-    uri = await client.connect(volume.id, "h1")
-    await qemu_io(uri, "write -P 1 0 8M")
-    hung = cluster.processes["gateway"]
-    hung.send_signal(signal.SIGSTOP)
+    volume, hung = await at_a_hung_gateway(cluster)
     waiting = [asyncio.create_task(client.snapshot(volume.id, f"s{number}")) for number in range(3)]
     await asyncio.sleep(0.5)
     assert not any(task.done() for task in waiting)

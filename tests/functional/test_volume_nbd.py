@@ -160,15 +160,7 @@ async def test_every_server_has_the_same_after_its_return(storage: Storage) -> N
         await job
         await storage.in_sync(volume)
     await storage.close(volume)
-    copies = []
-    for number in (1, 2, 3):
-        target = await storage.open(volume, prefer=[number])
-        copy = storage.folder / f"copy-{number}"
-        await run("nbdcopy", target, str(copy))
-        copies.append(copy)
-        await storage.close(volume)
-    for copy in copies[1:]:
-        await run("cmp", str(copies[0]), str(copy))
+    await storage.replicas_are_equal(volume, (1, 2, 3))
 
 
 async def test_a_hung_server_stalls_writes_for_about_a_second(storage: Storage) -> None:
@@ -226,7 +218,7 @@ async def test_a_new_gateway_takes_over_and_the_old_one_is_refused(storage: Stor
         assert "fenced 0" in volume.history or "fenced" in volume.history
         status = await storage.channel.call({"op": "status"})
         assert status["volumes"] == []
-        with pytest.raises((Refused, Exception)):
+        with pytest.raises(Refused):
             await storage.channel.call(storage.open_request(volume, generation=1, token=storage.token(volume, 1)), 3)
     finally:
         await second.stop()

@@ -10,9 +10,8 @@ from yuntai.control.errors import ApiError
 from yuntai.control.requests import adopted
 from yuntai.model.cluster import Volume, VolumeSource
 from yuntai.model.compute import Snapshot
+from yuntai.pangu.auxiliary import KEEP_S
 
-KEEP_S = 300
-"""A clone that nobody asks to keep for so long is deleted: whoever read it was killed."""
 _OPENED = """
     CloneId CreationTime DiskId DiskKind Export Node:i SizeBytes:i SnapshotId SnapshotName Socket Uri VolumeId
 """

@@ -21,13 +21,13 @@ from yuntai.archive.restore import find
 from yuntai.cli.client import Api, ApiRefusedError, CliError
 from yuntai.cli.local import local_path
 from yuntai.cli.output import Format, Output, err, gib, made, rows
+from yuntai.pangu.auxiliary import KEEP_EVERY_S
 
 app = typer.Typer(no_args_is_help=True, help="snapshots in an object store or a folder")
 
 GIB = 1 << 30
 REGION_CHUNKS = 64
 CONFLICT = 409
-KEEP_EVERY_S = 5.0
 Url = Annotated[str, typer.Argument(metavar="URL", help="file:///folder, or s3://bucket/prefix with AWS_… set")]
 SnapshotId = Annotated[str, typer.Argument(metavar="SNAPSHOT", help="the snapshot's id, s-…")]
 Host = Annotated[str, typer.Option("--host", help="the host whose gateway does the work")]

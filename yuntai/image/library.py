@@ -16,6 +16,7 @@ from yuntai.image.probe import inspect
 from yuntai.model.base import new_id, now_utc
 from yuntai.model.cluster import VolumeSource
 from yuntai.model.compute import Image
+from yuntai.pangu.auxiliary import KEEP_EVERY_S, KEEP_S
 from yuntai.pangu.errors import NotFound, PanguError
 from yuntai.state import StateError
 
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 GIB = 1 << 30
-KEEP_S = 300
-KEEP_EVERY_S = 5.0
 
 _log = log.get("image")
 

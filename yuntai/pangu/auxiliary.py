@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from yuntai.pangu.office import Office
     from yuntai.pangu.volumes import Volumes
 
+KEEP_S = 300
+"""Whoever needs such a volume says so for this long at a time,"""
+KEEP_EVERY_S = 5.0
+"""and this often: a question may be lost, and a new leader asks for it soon."""
 EVERY_S = 5.0
 FIRST_S = 20.0
 """While no master led nobody could ask; whoever is alive does so within this."""

@@ -41,9 +41,9 @@ TUNABLES: dict[str, Tunable] = {
         "master", "a volume without a record is deleted from disks after this", 86_400, 1
     ),
     "rebuild_bytes_per_s": Tunable("gateway", "rebuilding of one volume; 0 = none"),
-    "rebuild_busy_bytes_per_s": Tunable("gateway", "the same while the guest is at work; 0 = none"),
-    "hydrate_bytes_per_s": Tunable("gateway", "background copying from a source while the guest is quiet; 0 = none"),
-    "hydrate_busy_bytes_per_s": Tunable("gateway", "the same while the guest is at work; 0 = none"),
+    "rebuild_busy_bytes_per_s": Tunable("gateway", "the same while a guest of the gateway is at work; 0 = none"),
+    "hydrate_bytes_per_s": Tunable("gateway", "copying from sources, all volumes of a gateway, guests quiet; 0 = none"),
+    "hydrate_busy_bytes_per_s": Tunable("gateway", "the same while a guest of the gateway is at work; 0 = none"),
     "scrub_bytes_per_s": Tunable("server", "reading to find damage; 0 = none"),
     "scrub_period_s": Tunable("server", "a whole scrub begins so often"),
     "sweep_bytes_per_s": Tunable("server", "freeing what no snapshot shows any more; 0 = none"),

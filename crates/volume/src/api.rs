@@ -36,19 +36,19 @@ pub struct Config {
     pub rebuilds_max: usize,
     /// Moving replicas of a volume that pull at the same time.
     pub moves_max: usize,
-    /// How fast replicas on returning and joining servers are rebuilt, all together, while the guest is idle (0 = not
-    /// at all, `u64::MAX` = no limit). Bringing in-sync servers level is never limited.
+    /// How fast replicas on returning and joining servers are rebuilt, all of this volume together, while the
+    /// guests of the gateway are idle (0 = not at all, `u64::MAX` = no limit). Bringing in-sync servers level is never limited.
     pub rebuild_bytes_per_s: u64,
-    /// The same while the guest does I/O, if it is less.
+    /// The same while a guest of the gateway does I/O, if it is less.
     pub rebuild_busy_bytes_per_s: u64,
     /// Bytes of guest requests that are worked on at the same time; more wait in arrival order.
     pub in_flight_bytes_max: u64,
     /// Bytes sent to a returning server and not answered; above it its connection is dropped, so that a slow one
     /// cannot fill the gateway's memory.
     pub unanswered_bytes_max: u64,
-    /// Background copying from the source while the guest is idle (0 = no background copying).
+    /// Background copying from sources, of all volumes of the gateway together, while its guests are idle (0 = none).
     pub hydrate_bytes_per_s: u64,
-    /// The same while the guest does I/O.
+    /// The same while one of them does I/O.
     pub hydrate_busy_bytes_per_s: u64,
     /// Pieces (of 1 MiB) that background copying has in flight.
     pub hydrate_pieces_max: usize,

@@ -4,7 +4,7 @@
 //! copies would stand in the queues of the same chunk servers, and a write of somebody else's disk behind all of them.
 //! So the pace, and the bytes under way, are the gateway's; and a guest at work on one disk slows the copying for all.
 //! Between gateways there is no such sum: there a source that answers slowly is left alone for a while
-//! (`Volume::source_took`).
+//! (`Volume::copying_took`).
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

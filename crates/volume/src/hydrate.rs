@@ -182,7 +182,7 @@ impl Volume {
     /// A source answered background copying, or this volume's servers kept what it said. Servers that are slow have much
     /// to do, often for many volumes that begin at once: they are left alone for a multiple of that time, so that however
     /// many they are, they serve guests first.
-    pub(crate) fn source_took(&mut self, took: Micros) {
+    pub(crate) fn copying_took(&mut self, took: Micros) {
         if took > SLOW_US {
             self.hydration.not_before = self.now + (took * PAUSE_TIMES).min(PAUSE_MAX_US);
         }
@@ -213,7 +213,7 @@ impl Volume {
         *left -= 1;
         if *left == 0 {
             let took = self.now - *began;
-            self.source_took(took);
+            self.copying_took(took);
             self.end_piece(id);
         }
     }

@@ -125,7 +125,7 @@ impl Volume {
                 self.counters.source_us.add(now - one.sent_at);
                 let background = |job: &crate::read::ReadJob| matches!(job.purpose, Purpose::Hydrate(_));
                 if self.reads.get(&read).is_some_and(background) {
-                    self.source_took(now - one.sent_at);
+                    self.copying_took(now - one.sent_at);
                 }
                 self.on_source_reply(id, read, frame);
             }

@@ -29,10 +29,10 @@ pub struct GatewayConfig {
     pub nbd_dir: PathBuf,
     /// File with the cluster secret: 64 hex digits.
     pub cluster_secret_file: PathBuf,
-    /// Background copying from a source while the guest is idle; 0 switches it off.
+    /// Background copying from sources, of all volumes together, while the guests are idle; 0 switches it off.
     #[serde(default)]
     pub hydrate_bytes_per_s: Option<u64>,
-    /// The same while the guest does I/O.
+    /// The same while one of them does I/O.
     #[serde(default)]
     pub hydrate_busy_bytes_per_s: Option<u64>,
     /// Speed of rebuilding replicas on returning and joining servers; 0 switches it off.
