@@ -82,13 +82,14 @@ class Changes:
         while asked:
             questions: dict[int, list[int]] = {}
             for chunk, tried in asked.items():
-                left = [one for one in rules.in_sync(placement[chunk], volume.stale) if one not in tried]
+                left = sorted(one for one in rules.in_sync(placement[chunk], volume.stale) if one not in tried)
                 if not left:
                     raise Unavailable(
                         f"no server says what chunk {chunk} of {volume.id} has: {why or 'none is in sync'}"
                     )
                 best = [one for one in left if one in up] or left
-                # Spread over the replicas, so that no server answers for all.
+                # In the order of their numbers, as each chunk lists the same servers in an order of its own: neighbours
+                # are spread over the replicas, so that no server answers for all.
                 questions.setdefault(best[chunk % len(best)], []).append(chunk)
             cut = [
                 (server, chunks[at : at + CHUNKS_ASKED_MAX])
