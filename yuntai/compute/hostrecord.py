@@ -54,10 +54,22 @@ def describe(config: Config, accelerator: Accelerator, versions: dict[str, str])
 
 
 async def beat(store: Store, fresh: Host) -> None:
-    """Write the host's record. ``draining`` is the operator's word and stays; ``down`` ends with the first beat."""
+    """Write what the host reports of itself; what control judges and the operator wants stays.
+
+    ``down`` ends with the first beat.
+    """
 
     def change(old: Host) -> Host:
-        return replace(fresh, seen=now_utc(), status="draining" if old.status == "draining" else "up")
+        return replace(
+            fresh,
+            seen=now_utc(),
+            downs=old.downs,
+            jailed_until=old.jailed_until,
+            maintenance=old.maintenance,
+            labels=old.labels,
+            pool=old.pool,
+            dedicated=old.dedicated,
+        )
 
     try:
         await store.create(replace(fresh, seen=now_utc()))

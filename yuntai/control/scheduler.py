@@ -92,6 +92,8 @@ def place_many(hosts: Sequence[Host], instances: Sequence[Instance], request: Re
 def _why_not(host: Host, room: Room, request: Request) -> str:
     if host.status != "up":
         return f"it is {host.status}"
+    if host.maintenance:
+        return f"it is {host.maintenance}"
     if host.id in request.avoid:
         return "it is to be avoided"
     short = []

@@ -33,21 +33,50 @@ class AccessKey(Record, frozen=True, kw_only=True):
 
 
 class Host(Record, frozen=True, kw_only=True):
-    """A compute host as its agent reports it."""
+    """A compute host: what its agent reports of it, what control judges, and what the operator wants of it.
+
+    Each part has one writer; the others keep what they find (:mod:`yuntai.compute.hostrecord`).
+    """
 
     KIND: ClassVar[str] = "host"
 
+    # as its agent reports
     address: str
     rack: str = ""
     cpus: int
     memory_mib: int
     accelerator: Literal["kvm", "tcg"]
     cpu_model: str = ""
+    cpu_vendor: str = ""
+    cpu_features: tuple[str, ...] = ()  # what a guest here can have, named as libvirt does, sorted
+    mce_banks: int = 0  # machine-check banks; 0 = not known
     versions: dict[str, str] = msgspec.field(default_factory=dict)
-    status: Literal["up", "draining", "down"] = "up"
+    boot: str = ""  # another one after every start of the host
+    storage_dead_since: str = ""  # since when its gateway reaches no quorum although others do; "" = it does
     seen: str
     vcpus_max: int  # what the scheduler may hand out (overcommit included)
     memory_mib_max: int
+    # as control judges
+    status: Literal["up", "down"] = "up"
+    downs: tuple[str, ...] = ()  # when it was called down lately, oldest first: a host that flaps is jailed
+    jailed_until: str = ""  # nothing is placed on it before
+    # as the operator wants
+    maintenance: Literal["", "draining", "drained"] = ""
+    labels: dict[str, str] = msgspec.field(default_factory=dict)
+    pool: str = "default"  # hosts among which guests may move: they share a CPU baseline
+    dedicated: str = ""  # the dedicated host that this one is: only instances that ask for it are placed here
+
+
+class HostPool(Record, frozen=True, kw_only=True):
+    """Hosts among which guests may move, and the CPU that every guest in it gets: what all of them can do."""
+
+    KIND: ClassVar[str] = "host_pool"
+
+    cpu_model: str = ""
+    cpu_vendor: str = ""
+    cpu_features: tuple[str, ...] = ()
+    mce_banks: int = 0
+    computed: str = ""  # when, for a person
 
 
 class ChunkServer(Record, frozen=True, kw_only=True):

@@ -55,6 +55,15 @@ class Instance(Record, frozen=True, kw_only=True):
     force_stop: bool = False
     reason: str = ""  # why the instance is where it is, for a person ("no host fits: …")
     job: str = ""  # the unfinished job that moves it, so that an older job knows that it no longer does
+    migrating_to: str = ""  # while it moves: the host that holds room for it too
+    deployment_set: str = ""
+    dedicated_host: str = ""  # it is placed there and nowhere else; "" = on hosts that are nobody's
+    priority: int = 50  # 1 to 100: when not all that was lost fits, higher ones are brought back first
+    action_on_maintenance: Literal["Stop", "AutoRecover", "AutoRedeploy"] = "AutoRecover"
+    cpu_features: tuple[str, ...] = ()  # what its guest was last started with; () = not known
+    mce_banks: int = 0
+    ports: tuple[str, ...] = ()  # ids of further Ports (secondary network cards) in the order of attaching
+    vcpu_quota_percent: int = 0  # of one CPU for each vCPU; 0 = no limit
 
 
 class ObservedInstance(Record, frozen=True, kw_only=True):
@@ -71,6 +80,54 @@ class ObservedInstance(Record, frozen=True, kw_only=True):
     console_log: str = ""  # path on the host
     error: str = ""
     accelerator: Literal["", "kvm", "tcg"] = ""
+
+
+class InstanceEvent(Record, frozen=True, kw_only=True):
+    """Something that happened to an instance, or is planned, as DescribeInstanceHistoryEvents shows it."""
+
+    KIND: ClassVar[str] = "instance_event"
+
+    account: str
+    instance: str
+    type: str  # as the ECS API names it: "SystemFailure.Reboot", "SystemMaintenance.Redeploy" …
+    cycle: Literal["Scheduled", "Executing", "Executed", "Avoided", "Canceled", "Failed", "Inquiring"] = "Executed"
+    reason: str = ""
+    from_host: str = ""
+    to_host: str = ""
+    published: str
+    not_before: str = ""
+    finished: str = ""
+    simulated: bool = False
+
+
+class Migration(Record, frozen=True, kw_only=True):
+    """A live migration of the instance ``id``, as control wants it; :class:`MigrationProgress` says how far it is."""
+
+    KIND: ClassVar[str] = "migration"
+
+    job: str  # the job that drives it, which also tells a new attempt from an old one
+    source: str
+    destination: str
+    address: str  # where the destination listens for it
+    phase: Literal["prepare", "move", "finish", "undo"]
+    cancel: bool = False
+    created: str
+
+
+class MigrationProgress(Record, frozen=True, kw_only=True):
+    """What the hosts of a migration report; ``id`` is ``<instance>.<host>``, written only by that host's agent."""
+
+    KIND: ClassVar[str] = "migration_progress"
+
+    job: str
+    state: Literal["preparing", "ready", "moving", "moved", "failed", "undone"]
+    transferred_bytes: int = 0
+    remaining_bytes: int = 0
+    dirty_bytes_per_s: int = 0
+    eta_s: float = -1.0  # -1 = not known
+    downtime_ms: float = -1.0
+    stage: str = ""  # the rung of the ladder: "", "auto-converge", "post-copy"
+    error: str = ""
 
 
 class Disk(Record, frozen=True, kw_only=True):
@@ -100,6 +157,8 @@ class Disk(Record, frozen=True, kw_only=True):
     policy_since: str = ""  # times of the policy up to this one are over: applied later, or its snapshot was taken
     job: str = ""  # the unfinished job that works on it
     reason: str = ""  # why the last operation on it failed
+    iops_max: int = 0  # 0 = no limit
+    bytes_per_s_max: int = 0
 
 
 class Snapshot(Record, frozen=True, kw_only=True):

@@ -103,7 +103,7 @@ class Syncer:
 
     def _records(self) -> plan.Records:
         hosts = self._cache.all(Host)
-        serving = [host.id for host in hosts if host.status != "draining"]
+        serving = [host.id for host in hosts if not host.maintenance]
         return plan.Records(
             vpcs=self._cache.all(Vpc),
             vswitches=self._cache.all(VSwitch),

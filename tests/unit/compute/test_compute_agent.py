@@ -329,10 +329,11 @@ async def test_the_host_registers_itself_its_servers_and_its_gateway(world: Worl
 async def test_a_beat_keeps_draining(world: World) -> None:
     async with world.agent():
         await eventually(lambda: world.store.get(Host, "h1"))
-    await world.store.update(Host, "h1", lambda old: replace(old, status="draining", seen=""))
+    await world.store.update(Host, "h1", lambda old: replace(old, maintenance="draining", status="down", seen=""))
     async with world.agent():
         await eventually(lambda: _seen(world))
-    assert (await world.store.need(Host, "h1")).value.status == "draining"
+    host = (await world.store.need(Host, "h1")).value
+    assert (host.status, host.maintenance) == ("up", "draining")
 
 
 async def _seen(world: World) -> bool:
