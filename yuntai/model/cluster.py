@@ -49,7 +49,8 @@ class Host(Record, frozen=True, kw_only=True):
     cpu_model: str = ""
     cpu_vendor: str = ""
     cpu_features: tuple[str, ...] = ()  # what a guest here can have, named as libvirt does, sorted
-    mce_banks: int = 0  # machine-check banks; 0 = not known
+    mce_banks: int = 0  # machine-check banks that a guest here finds; 0 = not known
+    mce_banks_hardware: int = 0  # … and that the processor itself has; 0 = not known
     versions: dict[str, str] = msgspec.field(default_factory=dict)
     boot: str = ""  # another one after every start of the host
     storage_dead_since: str = ""  # since when its gateway reaches no quorum although others do; "" = it does
@@ -76,6 +77,7 @@ class HostPool(Record, frozen=True, kw_only=True):
     cpu_vendor: str = ""
     cpu_features: tuple[str, ...] = ()
     mce_banks: int = 0
+    accelerator: Literal["", "kvm", "tcg"] = ""  # no guest moves from one to the other
     computed: str = ""  # when, for a person
 
 
