@@ -17,6 +17,7 @@ from yuntai.control import bootstrap, calendar, housekeeping
 from yuntai.control.jobs.executor import Executor
 from yuntai.control.jobs.pangu import PanguVolumes
 from yuntai.control.jobs.runner import Runner
+from yuntai.control.placer import Placer
 from yuntai.control.reconciler import Reconciler
 from yuntai.network import syncer
 from yuntai.pangu.client import PanguClient
@@ -61,9 +62,11 @@ async def keep(name: str, part: Callable[[], Awaitable[None]]) -> None:
 async def lead(store: Store, volumes: Volumes, config: Config, leadership: Leadership, stop: asyncio.Event) -> None:
     """Do the leader's work until the leadership is lost or ``stop`` is set."""
     fences = (leadership.guard,)
+    placer = Placer(store)
     parts: dict[str, Callable[[], Awaitable[None]]] = {
         "bootstrap": lambda: bootstrap.run(store, Path(config.secrets_dir) / bootstrap.FILE_NAME),
-        "executor": lambda: Executor(store, Runner(store, volumes, fences=fences)).run(),
+        "placer": placer.run,
+        "executor": lambda: Executor(store, Runner(store, volumes, fences=fences, placer=placer)).run(),
         "reconciler": lambda: Reconciler(store, fences=fences).run(),
         "network": lambda: syncer.run(store, config),
         "housekeeping": lambda: housekeeping.run(store, volumes, fences),

@@ -55,8 +55,10 @@ class Instance(Record, frozen=True, kw_only=True):
     force_stop: bool = False
     reason: str = ""  # why the instance is where it is, for a person ("no host fits: …")
     job: str = ""  # the unfinished job that moves it, so that an older job knows that it no longer does
+    placed_why: str = ""  # why its host was chosen, for a person
     migrating_to: str = ""  # while it moves: the host that holds room for it too
     deployment_set: str = ""
+    deployment_set_group: int = 0  # of an AvailabilityGroup set: 1 to its number of groups
     dedicated_host: str = ""  # it is placed there and nowhere else; "" = on hosts that are nobody's
     priority: int = 50  # 1 to 100: when not all that was lost fits, higher ones are brought back first
     action_on_maintenance: Literal["Stop", "AutoRecover", "AutoRedeploy"] = "AutoRecover"
@@ -263,15 +265,18 @@ class KeyPair(Record, frozen=True, kw_only=True):
     created: str
 
 
-class InstanceType(msgspec.Struct, frozen=True, kw_only=True):
+class InstanceType(Record, frozen=True, kw_only=True):
     """One row of the operator's table of instance types."""
 
-    id: str
+    KIND: ClassVar[str] = "instance_type"
+
     family: str
     cpu: int
     memory_mib: int
+    nics: int = 4  # network cards at most, the primary one included
 
 
+# What the table begins with. It is read from the store, see yuntai.control.instance_types.
 INSTANCE_TYPES: dict[str, InstanceType] = {
     t.id: t
     for t in (

@@ -9,14 +9,20 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from yuntai.control.jobs.outcome import JobFailedError, SupersededError
+from yuntai.control.placer import fleet_of
 from yuntai.control.sources import holders
 from yuntai.model.compute import Disk, Instance, ObservedInstance, Snapshot
 from yuntai.model.network import Port
 
 if TYPE_CHECKING:
     from yuntai.control.jobs.volumes import Volumes
+    from yuntai.control.placer import Placer
+    from yuntai.control.scheduler import Placement, Request
     from yuntai.control.unit import Unit
     from yuntai.model.cluster import Job, Step
+
+
+PLACEMENT_DOMAIN = "placement"
 
 
 @dataclass(slots=True)
@@ -28,6 +34,7 @@ class Context:
     job: Job
     step: Step
     now: dt.datetime
+    placer: Placer | None = None  # None = whoever places reads everything, one at a time
 
     @property
     def waited_s(self) -> float:
@@ -70,6 +77,16 @@ class Context:
         """Return what the agent of the instance's host sees; what another host's agent wrote does not count."""
         seen = await self.unit.get(ObservedInstance, instance.id)
         return seen if seen is not None and seen.host == instance.host else None
+
+    async def choose_host(self, request: Request, *, besides: bool = False) -> Placement:
+        """Choose a host; the room on it is the instance's until this step has written so.
+
+        ``besides``: it is to hold room there and keep what it holds (it moves).
+        """
+        if self.placer is not None:
+            return await self.placer.take(request, besides=besides)
+        await self.unit.guard(PLACEMENT_DOMAIN)
+        return (await fleet_of(self.unit)).choose(request)
 
     async def port_to(self, instance: Instance, host: str) -> None:
         """Write the port so that its network is made on ``host``."""

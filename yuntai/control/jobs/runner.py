@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from yuntai.control.jobs.volumes import Volumes
+    from yuntai.control.placer import Placer
     from yuntai.state import Store
 
 ATTEMPTS_MAX = 8
@@ -53,7 +54,7 @@ def backoff_s(attempts: int) -> float:
 
 
 class Runner:
-    """Advances jobs. ``fences`` are compared in every write (the leadership, say)."""
+    """Advances jobs. ``fences`` are compared in every write (the leadership, say); ``placer`` is the leader's."""
 
     def __init__(
         self,
@@ -61,11 +62,13 @@ class Runner:
         volumes: Volumes,
         *,
         fences: Sequence[Any] = (),
+        placer: Placer | None = None,
         clock: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
     ) -> None:
         self._store = store
         self._volumes = volumes
         self._fences = tuple(fences)
+        self._placer = placer
         self._clock = clock
 
     async def advance(self, job_id: str) -> Outcome:
@@ -95,7 +98,7 @@ class Runner:
         function = plans.function_of(step)
         if function is None:
             return Later(BACKOFF_MAX_S, f"this build does not know the step {step.name}; upgrade it")
-        context = Context(unit, self._volumes, job, step, self._clock())
+        context = Context(unit, self._volumes, job, step, self._clock(), self._placer)
         trouble = await self._attempt(function, context)
         if trouble is not None:
             return await self._troubled(unit.narrowed(Job, job_id), job, step, plan, trouble)

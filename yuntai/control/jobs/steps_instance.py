@@ -22,20 +22,16 @@ if TYPE_CHECKING:
 
 START_TIMEOUT_S = 600.0
 STOP_GRACE_S = 120.0
-PLACEMENT_DOMAIN = "placement"
 
 
 async def place(ctx: Context) -> None:
     """Choose the host, or keep the one that it was on; the room on it is the instance's from this write on."""
-    await ctx.unit.guard(PLACEMENT_DOMAIN)
     instance = await ctx.instance()
-    hosts = await ctx.unit.list(Host)
-    request = scheduler.Request(instance.id, instance.cpu, instance.memory_mib, prefer=instance.host)
-    placement = scheduler.place(hosts, await ctx.unit.list(Instance), request)
+    placement = await ctx.choose_host(scheduler.request_of(instance))
     if not placement.host:
         raise RetryError(placement.reason)
     if placement.host != instance.host:
-        ctx.unit.put(msgspec.structs.replace(instance, host=placement.host))
+        ctx.unit.put(msgspec.structs.replace(instance, host=placement.host, placed_why=placement.why))
     await ctx.port_to(instance, placement.host)
 
 

@@ -10,6 +10,7 @@ import msgspec
 
 from yuntai.control import errors, scheduler
 from yuntai.control.errors import ApiError
+from yuntai.control.placer import fleet_of
 from yuntai.control.requests import addresses, credentials, quotas, validate
 from yuntai.control.requests.base import decide, new_job, transact
 from yuntai.control.requests.default_network import default_group, default_vswitch
@@ -21,7 +22,6 @@ from yuntai.control.requests.snapshots import need_snapshot
 from yuntai.control.requests.types import DiskSpec
 from yuntai.control.requests.vswitches import need_vswitch
 from yuntai.model.base import new_id, now_utc
-from yuntai.model.cluster import Host
 from yuntai.model.compute import INSTANCE_TYPES, Disk, Image, Instance, InstanceType, Snapshot
 from yuntai.model.lifecycle_storage import IMAGE, SNAPSHOT
 from yuntai.model.network import Port, Vpc, VSwitch
@@ -216,7 +216,7 @@ async def _how_many(unit: Unit, caller: Caller, request: RunInstances, parts: _P
         await quotas.need(unit, caller.account, **{name: amount * needed for name, amount in each.items()})
     count = min(request.amount, in_one_call, room)
     wanted = scheduler.Request("", parts.kind.cpu, parts.kind.memory_mib)
-    fitting, why = scheduler.place_many(await unit.list(Host), await unit.list(Instance), wanted, count)
+    fitting, why = (await fleet_of(unit)).fit(wanted, count)
     if fitting < needed:
         raise ApiError(
             "OperationDenied.NoStock",

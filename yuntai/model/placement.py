@@ -1,0 +1,52 @@
+"""What a tenant or the operator says of where instances are to be: deployment sets, dedicated hosts, settings."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from yuntai.model.base import Record
+
+Strategy = Literal["Availability", "AvailabilityGroup", "LowLatency"]
+
+
+class DeploymentSet(Record, frozen=True, kw_only=True):
+    """Instances that are to be apart, or close together.
+
+    ``Availability``: no two of them on one host. ``AvailabilityGroup``: no two of different groups on one host.
+    ``LowLatency``: on as few hosts and racks as possible; a wish, no condition. The first two are spread over racks.
+    """
+
+    KIND: ClassVar[str] = "deployment_set"
+
+    account: str
+    name: str = ""
+    description: str = ""
+    strategy: Strategy = "Availability"
+    group_count: int = 3  # of AvailabilityGroup: its groups are 1 to this
+    on_failure: Literal["CancelMembershipAndStart", "KeepStopped"] = "CancelMembershipAndStart"
+    created: str
+
+
+class DedicatedHost(Record, frozen=True, kw_only=True):
+    """A host that one account has for itself. The host's own record names it in ``dedicated``."""
+
+    KIND: ClassVar[str] = "dedicated_host"
+
+    account: str
+    name: str = ""
+    description: str = ""
+    host: str
+    auto_placement: bool = True  # instances may come here that name only "a dedicated host", not this one
+    action_on_maintenance: Literal["Migrate", "Stop"] = "Migrate"
+    created: str
+
+
+class SchedulerSettings(Record, frozen=True, kw_only=True):
+    """What the operator set of the scheduler: one record, ``scheduler``."""
+
+    KIND: ClassVar[str] = "scheduler_settings"
+
+    reserve_for_one_host: bool = False  # new instances leave room for what runs on any one host
+
+
+SETTINGS_ID = "scheduler"
