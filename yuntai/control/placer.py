@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 from yuntai.control.scheduler import Fleet, Placement, Request
 from yuntai.control.unit import Unit
 from yuntai.model.base import Record
-from yuntai.model.cluster import Host
+from yuntai.model.cluster import Host, HostPool
 from yuntai.model.compute import Instance
 from yuntai.model.placement import SETTINGS_ID, DeploymentSet, SchedulerSettings
 from yuntai.state import Deleted, Put, Reset
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", bound=Record)
 
-KINDS: tuple[type[Record], ...] = (Host, Instance, DeploymentSet, SchedulerSettings)
+KINDS: tuple[type[Record], ...] = (Host, HostPool, Instance, DeploymentSet, SchedulerSettings)
 TAKEN_S = 120.0  # twice what a step may take
 READY_TIMEOUT_S = 30.0
 
@@ -49,6 +49,7 @@ async def fleet_of(source: Unit | Store) -> Fleet:
         await unit.list(Instance),
         await unit.list(DeploymentSet),
         settings or SchedulerSettings(id=SETTINGS_ID),
+        await unit.list(HostPool),
     )
 
 
@@ -137,6 +138,7 @@ class Placer:
     def _reset(self, kind: type[T], records: tuple[Versioned[T], ...]) -> None:
         known: dict[type[Record], list[str]] = {
             Host: [*self._fleet.hosts],
+            HostPool: [*self._fleet.pools],
             Instance: [*self._instances],
             DeploymentSet: [*self._fleet.sets],
             SchedulerSettings: [SETTINGS_ID],
@@ -156,6 +158,8 @@ class Placer:
                     self._fleet.put_instance(instance)
             case Host() as host:
                 self._fleet.put_host(host)
+            case HostPool() as pool:
+                self._fleet.put_pool(pool)
             case DeploymentSet() as one:
                 self._fleet.put_set(one)
             case SchedulerSettings() as settings:
@@ -168,6 +172,8 @@ class Placer:
             self._fleet.remove_instance(record_id)
         elif kind is Host:
             self._fleet.remove_host(record_id)
+        elif kind is HostPool:
+            self._fleet.pools.pop(record_id, None)
         elif kind is DeploymentSet:
             self._fleet.sets.pop(record_id, None)
         elif kind is SchedulerSettings:

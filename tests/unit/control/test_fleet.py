@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from yuntai.control.scheduler import Fleet, Request, request_of
-from yuntai.model.cluster import Host
+from yuntai.model.cluster import Host, HostPool
 from yuntai.model.compute import Instance
 from yuntai.model.placement import DeploymentSet, SchedulerSettings
 
@@ -138,6 +138,14 @@ def test_only_who_asks_for_it_comes_to_a_dedicated_host() -> None:
     assert fleet.choose(ask(dedicated_host="dh-1")).host == "h1"
     assert fleet.choose(ask()).host == "h2"
     assert fleet.explain(ask(dedicated_host="dh-1"))[1] == ("h2", "it is not the dedicated host dh-1")
+
+
+def test_a_host_that_lacks_what_its_pool_promises_takes_nothing() -> None:
+    pool = HostPool(id="default", cpu_features=("avx2", "sse2"), mce_banks=9)
+    good = host("h1", cpu_features=("avx2", "sse2"), mce_banks=10)
+    fleet = Fleet([good, replace(good, id="h2", cpu_features=("sse2",), mce_banks=6)], pools=[pool])
+    assert fleet.explain(ask())[0] == ("h1", "")
+    assert fleet.explain(ask())[1] == ("h2", "its CPU lacks avx2, it has 6 machine-check banks, 9 are needed")
 
 
 def test_what_the_asker_finds_wrong_with_a_host_is_said() -> None:

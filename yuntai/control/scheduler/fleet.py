@@ -20,7 +20,7 @@ from yuntai.model.placement import SchedulerSettings
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from yuntai.model.cluster import Host
+    from yuntai.model.cluster import Host, HostPool
     from yuntai.model.compute import Instance
     from yuntai.model.placement import DeploymentSet
 
@@ -47,11 +47,13 @@ class Fleet:
         instances: Iterable[Instance] = (),
         sets: Iterable[DeploymentSet] = (),
         settings: SchedulerSettings = _DEFAULTS,
+        pools: Iterable[HostPool] = (),
     ) -> None:
         self.hosts: dict[str, Host] = {}
         self.holds: dict[str, Hold] = {}
         self.sets: dict[str, DeploymentSet] = {}
         self.settings = settings
+        self.pools: dict[str, HostPool] = {pool.id: pool for pool in pools}
         # host → what is held there, instances in it, also of hosts that are not known (yet)
         self.used: dict[str, list[int]] = defaultdict(lambda: [0, 0])
         self.guests: dict[str, set[str]] = defaultdict(set)
@@ -82,6 +84,10 @@ class Fleet:
         self._close(host_id)
         self._largest = None
         self.hosts.pop(host_id, None)
+
+    def put_pool(self, pool: HostPool) -> None:
+        """Take in a pool that is new or changed."""
+        self.pools[pool.id] = pool
 
     def put_set(self, one: DeploymentSet) -> None:
         """Take in a deployment set that is new or changed."""

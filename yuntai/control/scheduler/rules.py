@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from yuntai.control.cpu_baseline import missing_for_pool
 from yuntai.control.scheduler import reserve, spread
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ def why_not(fleet: Fleet, host_id: str, request: Request, now: str) -> str:
         or _dedicated(host, request)
         or _room(fleet, host, request)
         or spread.why_not(fleet, host, request)
+        or ", ".join(missing_for_pool(host, fleet.pools.get(host.pool)))
         or (", ".join(request.unfit(host)) if request.unfit is not None else "")
         or reserve.why_not(fleet, host, request)
     )
