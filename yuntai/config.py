@@ -56,6 +56,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     api_port: int = 8080
     master_port: int = 7300
     gateway_port: int = 7200
+    agent_port: int = 7400
     chunkservers: list[ChunkServer] = msgspec.field(default_factory=list)
     account: str = "1000000000000001"
     tls: Tls | None = None
@@ -122,7 +123,7 @@ def _check(config: Config, where: Path) -> None:
         address, _, port = endpoint.rpartition(":")
         if not address or not port.isdigit():
             raise ConfigError(f'{where}: `etcd` has {endpoint!r}; write it as "address:port" without a scheme')
-    for field in ("api_port", "master_port", "gateway_port"):
+    for field in ("api_port", "master_port", "gateway_port", "agent_port"):
         if not 0 < getattr(config, field) < 65536:
             raise ConfigError(f"{where}: `{field}` is {getattr(config, field)}; choose a port from 1 to 65535")
     ids = [server.id for server in config.chunkservers]

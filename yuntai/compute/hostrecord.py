@@ -48,21 +48,21 @@ def describe(config: Config, accelerator: Accelerator, versions: dict[str, str])
         cpu_model="qemu64" if accelerator == "tcg" else "host-model",
         versions={"yuntai": __version__, "kernel": platform.release(), **versions},
         seen=now_utc(),
+        guarded=True,
         vcpus_max=cpus * VCPUS_PER_CPU,
         memory_mib_max=max(0, int(total_mib * (1 - RESERVED_SHARE)) - RESERVED_MIB),
     )
 
 
 async def beat(store: Store, fresh: Host) -> None:
-    """Write what the host reports of itself; what control judges and the operator wants stays.
-
-    ``down`` ends with the first beat.
-    """
+    """Write what the host reports of itself; what control judges, the operator wants and the guard reports stays."""
 
     def change(old: Host) -> Host:
         return replace(
             fresh,
             seen=now_utc(),
+            storage_dead_since=old.storage_dead_since,
+            status=old.status,
             downs=old.downs,
             jailed_until=old.jailed_until,
             maintenance=old.maintenance,

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from yuntai import log
 from yuntai.compute import console
 from yuntai.compute.driver import DiskSpec, GuestSpec, HypervisorError, NicSpec
+from yuntai.compute.ownership import NotReadyError, take
 from yuntai.compute.plan import BACKOFF_MAX_S, Memory, Move, Situation, plan
 from yuntai.compute.volumes import VolumeError
 from yuntai.model.base import now_utc
@@ -62,10 +63,6 @@ class Tools:
     log_dir: str
     run_dir: str
     clock: Callable[[], float] = field(default=time.monotonic)
-
-
-class NotReadyError(Exception):
-    """A record that the guest needs is not there (yet)."""
 
 
 def guest_uuid(instance_id: str) -> str:
@@ -253,7 +250,7 @@ class Keeper:
         disk = self._tools.records.disk(disk_id)
         if disk is None:
             raise NotReadyError(f"disk {disk_id} of instance {self.id} has no record; it cannot be attached before")
-        export = await self._tools.volumes.attach(disk.volume, self._tools.host)
+        export = await take(self._tools.store, self._tools.volumes, self._tools.host, self.id, disk.volume)
         if self._held is not None:
             self._held.add(disk_id)
         target = target_of(disk, position, taken)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from yuntai.compute.volumes import Export, VolumeError
+from yuntai.compute.volumes import Export, MovedError, VolumeError
 from yuntai.pangu.client import PanguClient
-from yuntai.pangu.errors import NotFound, PanguError
+from yuntai.pangu.errors import Conflict, NotFound, PanguError
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -22,10 +22,13 @@ class PanguVolumes:
     def __init__(self, config: Config) -> None:
         self._client = PanguClient.from_config(config)
 
-    async def attach(self, volume: str, host: str) -> Export:
+    async def attach(self, volume: str, host: str, if_generation: int = -1) -> Export:
         """Attach through the master."""
         try:
-            attached = await self._client.attach(volume, host)
+            attached = await self._client.attach(volume, host, if_generation=if_generation)
+        except Conflict as error:
+            kind = MovedError if if_generation != -1 else VolumeError
+            raise kind(f"volume {volume} is not attached to {host}: {error}") from error
         except PanguError as error:
             raise VolumeError(f"volume {volume} is not attached to {host}: {error}") from error
         name = unquote(urlsplit(attached.uri).path.removeprefix("/"))

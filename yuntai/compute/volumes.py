@@ -10,6 +10,10 @@ class VolumeError(Exception):
     """The block store did not do it; the text says what was asked and its answer. Asking again later may help."""
 
 
+class MovedError(VolumeError):
+    """The volume was given to somebody since; look again whose it is to be."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Export:
     """Where an attached volume is served on this host."""
@@ -22,8 +26,11 @@ class Export:
 class Volumes(Protocol):
     """What the agent needs of the block store. All calls may be repeated."""
 
-    async def attach(self, volume: str, host: str) -> Export:
-        """Make this host the volume's only writer and return where its gateway serves it."""
+    async def attach(self, volume: str, host: str, if_generation: int = -1) -> Export:
+        """Make this host the volume's only writer and return where its gateway serves it.
+
+        With ``if_generation``: only if nobody was given it since it had that generation, else :class:`MovedError`.
+        """
 
     async def detach(self, volume: str, host: str) -> None:
         """Give the volume up. One that is not attached here, or is gone, is fine."""
@@ -40,10 +47,12 @@ class MemoryVolumes:
         self.calls: list[tuple[str, str]] = []
         self.fail_next: str = ""
 
-    async def attach(self, volume: str, host: str) -> Export:
+    async def attach(self, volume: str, host: str, if_generation: int = -1) -> Export:
         """Attach; the same host keeps its generation."""
         self._record("attach", volume)
         holder, generation = self.attached.get(volume, ("", 0))
+        if holder != host and if_generation not in (-1, generation):
+            raise MovedError(f"volume {volume} has generation {generation} by now, not {if_generation}")
         if holder != host:
             generation += 1
         self.attached[volume] = (host, generation)

@@ -53,6 +53,7 @@ class Host(Record, frozen=True, kw_only=True):
     mce_banks_hardware: int = 0  # … and that the processor itself has; 0 = not known
     versions: dict[str, str] = msgspec.field(default_factory=dict)
     boot: str = ""  # another one after every start of the host
+    guarded: bool = False  # a guard runs here: it holds the host's lease, and is first to look after a pause
     storage_dead_since: str = ""  # since when its gateway reaches no quorum although others do; "" = it does
     seen: str
     vcpus_max: int  # what the scheduler may hand out (overcommit included)
@@ -66,6 +67,30 @@ class Host(Record, frozen=True, kw_only=True):
     labels: dict[str, str] = msgspec.field(default_factory=dict)
     pool: str = "default"  # hosts among which guests may move: they share a CPU baseline
     dedicated: str = ""  # the dedicated host that this one is: only instances that ask for it are placed here
+
+
+class HostAlive(Record, frozen=True, kw_only=True):
+    """There as long as the host ``id`` renews its lease: written by its guard under that lease and by nobody else."""
+
+    KIND: ClassVar[str] = "host_alive"
+
+    since: str
+
+
+class HostFailure(Record, frozen=True, kw_only=True):
+    """The last failure of the host ``id``, as control's leader saw it and dealt with it."""
+
+    KIND: ClassVar[str] = "host_failure"
+
+    state: Literal["failing over", "waiting for room", "over"]
+    why: str  # the evidence, in words
+    began: str  # when its lease was missed, or its storage was reported dead
+    judged: str  # when it was called failed
+    ended: str = ""  # when nothing was left to be moved, or the host was back
+    moved: int = 0
+    waiting: int = 0
+    left: tuple[tuple[str, str], ...] = ()  # the first of those that wait: instance and why
+    stages_ms: dict[str, int] = msgspec.field(default_factory=dict)
 
 
 class HostPool(Record, frozen=True, kw_only=True):

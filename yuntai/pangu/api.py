@@ -171,7 +171,12 @@ async def _delete(session: Session, request: web.Request, _body: bytes) -> Any:
 
 async def _attach(session: Session, request: web.Request, body: bytes) -> Any:
     wanted = _body(Attach, body)
-    want = rules.Want(host=wanted.host, read_only=wanted.read_only, read_node=wanted.node)
+    want = rules.Want(
+        host=wanted.host,
+        read_only=wanted.read_only,
+        read_node=wanted.node,
+        if_generation=wanted.if_generation,
+    )
     return await session.volumes.attach(_id(request), want)
 
 

@@ -110,9 +110,16 @@ class PanguClient:
         except NotFound:
             return
 
-    async def attach(self, volume_id: str, host: str, *, read_only: bool = False, node: int = -1) -> Attached:
-        """Have ``host`` serve the volume (read-only also a snapshot's ``node``); whoever had it before is fenced."""
+    async def attach(
+        self, volume_id: str, host: str, *, read_only: bool = False, node: int = -1, if_generation: int = -1
+    ) -> Attached:
+        """Have ``host`` serve the volume (read-only also a snapshot's ``node``); whoever had it before is fenced.
+
+        With ``if_generation`` raise :class:`Conflict` if the volume was given to anybody since it had that one.
+        """
         body = {"host": host, "read_only": read_only, "node": node}
+        if if_generation != -1:  # masters of an older version do not know it, and say so
+            body["if_generation"] = if_generation
         return convert(await self.request("POST", f"/v1/volumes/{volume_id}/attach", body), Attached)
 
     async def connect(self, volume_id: str, host: str, *, read_only: bool = False) -> str:

@@ -24,11 +24,15 @@ class Keep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Attach(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``POST /v1/volumes/{id}/attach``. ``node`` (read-only) shows a snapshot in place of the head."""
+    """``POST /v1/volumes/{id}/attach``. ``node`` (read-only) shows a snapshot in place of the head.
+
+    ``if_generation``: refuse if the volume was given to anybody since it had this generation.
+    """
 
     host: str
     read_only: bool = False
     node: int = -1
+    if_generation: int = -1
 
 
 class Detach(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -32,6 +32,7 @@ class Want:
     host: str
     read_only: bool = False
     read_node: int = -1
+    if_generation: int = -1  # only if nobody has had it since this generation; -1 = whoever had it
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,11 @@ def attach(volume: Volume, want: Want, open_generation: int) -> Volume:
     same = (volume.host, volume.read_only, volume.read_node) == (want.host, want.read_only, want.read_node)
     if volume.state == "attached" and same and 0 < volume.generation == open_generation:
         return volume
+    if want.if_generation not in (-1, volume.generation):
+        raise Conflict(
+            f"volume {volume.id} has generation {volume.generation} by now, not {want.if_generation}: "
+            f"{holder(volume) or 'somebody'} got it meanwhile; look again whose it is to be"
+        )
     if volume.state == "attached" and want.read_only and (volume.host, volume.read_only) != (want.host, True):
         # A reader never takes a volume from a writer: only another writer does, which fences it.
         raise Conflict(

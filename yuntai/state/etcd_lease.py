@@ -34,7 +34,8 @@ async def hold(connection: Connection, ttl_s: float) -> AsyncIterator[Lease]:
         "lease", lambda t: connection.leases.LeaseGrant(request, timeout=t, metadata=METADATA)
     )
     lease = Lease(answer.ID, float(answer.TTL))
-    renewal = asyncio.create_task(_renew(connection, lease, granted_at + lease.ttl_s))
+    lease.valid_until = granted_at + lease.ttl_s
+    renewal = asyncio.create_task(_renew(connection, lease))
     try:
         yield lease
     finally:
@@ -46,28 +47,28 @@ async def hold(connection: Connection, ttl_s: float) -> AsyncIterator[Lease]:
             await _revoke(connection, lease)
 
 
-async def _renew(connection: Connection, lease: Lease, valid_until: float) -> None:
+async def _renew(connection: Connection, lease: Lease) -> None:
     """Renew until the lease is gone at etcd, or may be because no renewal was confirmed in time."""
     loop = asyncio.get_running_loop()
     try:
         while True:
-            pause_s = min(lease.ttl_s / RENEWALS_PER_TTL, valid_until - loop.time())
+            pause_s = min(lease.ttl_s / RENEWALS_PER_TTL, lease.valid_until - loop.time())
             await asyncio.sleep(max(pause_s, 0))
             began = loop.time()
-            if began >= valid_until:
+            if began >= lease.valid_until:
                 _log.warning("lease lost: no renewal was confirmed in time", lease=f"{lease.id:x}", ttl_s=lease.ttl_s)
                 return
             try:
-                async with asyncio.timeout(min(lease.ttl_s / RENEWALS_PER_TTL, valid_until - began)):
+                async with asyncio.timeout(min(lease.ttl_s / RENEWALS_PER_TTL, lease.valid_until - began)):
                     remaining_s = await _renew_once(connection, lease.id)
             except (TimeoutError, rpc.AioRpcError) as error:
                 _log.info("lease renewal failed, trying again", lease=f"{lease.id:x}", error=repr(error)[:200])
-                await asyncio.sleep(min(0.1, max(valid_until - loop.time(), 0)))
+                await asyncio.sleep(min(0.1, max(lease.valid_until - loop.time(), 0)))
                 continue
             if remaining_s <= 0:
                 _log.warning("lease lost: etcd no longer knows it", lease=f"{lease.id:x}")
                 return
-            valid_until = began + remaining_s
+            lease.valid_until = began + remaining_s
     finally:
         lease.lost.set()
 

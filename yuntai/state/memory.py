@@ -204,6 +204,7 @@ class MemoryStore(Store):
         """See :meth:`Store.lease`."""
         self.memory.check("lease")
         lease = Lease(next(self.memory.lease_ids), ttl_s)
+        lease.valid_until = asyncio.get_running_loop().time() + ttl_s
         self.memory.leases.add(lease.id)
         renewal = asyncio.create_task(self._renew(lease))
         try:
@@ -216,11 +217,10 @@ class MemoryStore(Store):
 
     async def _renew(self, lease: Lease) -> None:
         loop = asyncio.get_running_loop()
-        valid_until = loop.time() + lease.ttl_s
-        while lease.id in self.memory.leases and loop.time() < valid_until:
+        while lease.id in self.memory.leases and loop.time() < lease.valid_until:
             await asyncio.sleep(min(lease.ttl_s / 20, 0.5))
             if self.memory.available:
-                valid_until = loop.time() + lease.ttl_s
+                lease.valid_until = loop.time() + lease.ttl_s
         lease.lost.set()
         self.memory.expire(lease.id)
 

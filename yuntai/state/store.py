@@ -49,6 +49,8 @@ class Lease:
     def __init__(self, lease_id: int, ttl_s: float) -> None:
         self.id = lease_id
         self.ttl_s = ttl_s
+        self.valid_until = 0.0
+        """Until when, on the loop's clock, it is certain that etcd has not ended it; moved on by every renewal."""
         self.lost = asyncio.Event()
         """Set as soon as the lease may have expired: at the latest ``ttl_s`` after the last confirmed renewal began."""
 

@@ -326,14 +326,14 @@ async def test_the_host_registers_itself_its_servers_and_its_gateway(world: Worl
     assert (await world.store.need(Gateway, "h1")).value.address == "10.78.0.1:7200"
 
 
-async def test_a_beat_keeps_draining(world: World) -> None:
+async def test_a_beat_keeps_what_others_say_of_the_host(world: World) -> None:
     async with world.agent():
         await eventually(lambda: world.store.get(Host, "h1"))
     await world.store.update(Host, "h1", lambda old: replace(old, maintenance="draining", status="down", seen=""))
     async with world.agent():
         await eventually(lambda: _seen(world))
     host = (await world.store.need(Host, "h1")).value
-    assert (host.status, host.maintenance) == ("up", "draining")
+    assert (host.status, host.maintenance, host.guarded) == ("down", "draining", True)
 
 
 async def _seen(world: World) -> bool:

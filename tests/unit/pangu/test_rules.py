@@ -32,6 +32,10 @@ ATTACH = [
     (ATTACHED, Want("h1"), 4, (6, "h1")),
     (ATTACHED, Want("h2"), 0, (6, "h2")),  # elsewhere: fences h1
     (ATTACHED, Want("h2"), 5, (6, "h2")),
+    (ATTACHED, Want("h2", if_generation=5), 0, (6, "h2")),
+    (ATTACHED, Want("h2", if_generation=4), 0, "generation 5 by now, not 4: h1 got it"),
+    (ATTACHED, Want("h1", if_generation=4), 5, (5, "h1")),  # its own answer was lost: it has it
+    ({}, Want("h1", if_generation=0), 0, (1, "h1")),
     (ATTACHED, Want("h1", read_only=True), 5, "attached to h1; detach it there"),  # its guest would lose its disk
     (ATTACHED, Want("h2", read_only=True), 0, "attached to h1; detach it there"),
     ({**ATTACHED, "read_only": True}, Want("h2", read_only=True), 0, "attached to h1"),
