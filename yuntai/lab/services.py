@@ -217,5 +217,6 @@ def _compute(spec: HostSpec) -> list[Service]:
     etcd = f"tcp:{spec.central}:2379"
     return [
         _python("agent", "yuntai.compute", etcd, f"listen:{LIBVIRT_SOCKET}", f"unix:{VSWITCH_SOCKET}"),
+        _python("guard", "yuntai.compute.guard", answers=f"tcp:{spec.address}:{spec.config().agent_port}"),
         _python("metadata", "yuntai.metadata", etcd),
     ]

@@ -74,6 +74,7 @@ class HostAlive(Record, frozen=True, kw_only=True):
 
     KIND: ClassVar[str] = "host_alive"
 
+    address: str
     since: str
 
 

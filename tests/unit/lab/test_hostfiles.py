@@ -28,7 +28,7 @@ def test_a_single_host_runs_every_process_of_the_product_in_order() -> None:
     assert [service.name for service in services(ALONE)] == [
         *("etcd", "ovn-nb", "ovn-sb", "ovn-northd", "ovsdb", "ovs-vswitchd", "ovn-controller", "libvirtd"),
         *("chunkserver-1", "chunkserver-2", "chunkserver-3", "gateway"),
-        *("master", "control", "api", "agent", "metadata"),
+        *("master", "control", "api", "agent", "guard", "metadata"),
     ]
 
 

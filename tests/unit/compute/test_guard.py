@@ -1,0 +1,236 @@
+"""The guard: when guests are paused, and what becomes of them; with processes, a store in memory and real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from tests.ports import free_port
+from tests.unit.compute.test_compute_agent import eventually, instance
+from yuntai.compute.guard import Guard
+from yuntai.compute.guests import GuestProcesses
+from yuntai.compute.standing import GAP_S, Standing, Watchman
+from yuntai.compute.storage_probe import DEAD_AFTER_S, Verdict
+from yuntai.compute.witness import Prober, answering, witnesses_of
+from yuntai.config import Config
+from yuntai.model.cluster import HostAlive
+from yuntai.model.compute import Instance
+from yuntai.state import MemoryStore
+
+MINE, MOVED, COMING, GONE = "i-0001", "i-0002", "i-0003", "i-0004"
+
+
+class FakeGuests:
+    """Guests without processes: id → whether it is stopped."""
+
+    def __init__(self, *ids: str) -> None:
+        self.stopped = dict.fromkeys(ids, False)
+        self.lock = threading.Lock()
+
+    def running(self) -> dict[str, bool]:
+        with self.lock:
+            return dict(self.stopped)
+
+    def pause(self, guests: Iterable[str]) -> None:
+        self._set(guests, stopped=True)
+
+    def resume(self, guests: Iterable[str]) -> None:
+        self._set(guests, stopped=False)
+
+    def kill(self, guests: Iterable[str]) -> None:
+        with self.lock:
+            for guest in guests:
+                self.stopped.pop(guest, None)
+
+    def _set(self, guests: Iterable[str], *, stopped: bool) -> None:
+        with self.lock:
+            self.stopped.update(dict.fromkeys(guests, stopped))
+
+
+@pytest.mark.parametrize(
+    ("alone", "lease", "vouched", "gap", "expected"),
+    [
+        (False, 10, 0, 0.2, ""),  # the lease is held
+        (False, -1, 0, 0.2, "no witness reaches it"),  # cut off
+        (False, -1, 1, 0.2, ""),  # etcd is away, but others reach this host: nobody calls it failed
+        (False, 10, 0, GAP_S + 1, "stood still"),  # whatever it believes of its lease
+        (False, -1, 1, GAP_S + 1, "stood still"),
+        (True, -1, 0, GAP_S + 9, ""),  # nobody could take a guest over
+    ],
+)
+def test_when_guests_must_not_run(*, alone: bool, lease: float, vouched: float, gap: float, expected: str) -> None:
+    standing = Standing()
+    standing.alone, standing.lease_until, standing.vouched_until = alone, lambda: 100.0 + lease, 100.0 + vouched
+    why = standing.why_pause(100.0 - gap, 100.0)
+    assert expected in why
+    assert bool(why) == bool(expected)
+
+
+def test_the_watchman_pauses_before_it_tells() -> None:
+    guests, standing = FakeGuests(MINE, MOVED), Standing()
+    standing.alone, standing.lease_until = False, lambda: 1000.0
+    told: list[dict[str, bool]] = []
+    watchman = Watchman(standing, guests, lambda: told.append(guests.running()))
+    watchman.look(1.0, 1.2)
+    assert (told, standing.doubtful) == ([], "")
+    watchman.look(1.2, 9.0)
+    assert told == [{MINE: True, MOVED: True}]
+    assert "stood still for 7.8 s" in standing.doubtful
+
+
+@pytest.fixture
+def processes(tmp_path: Path) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
+    made = {}
+    for guest in (MINE, MOVED):
+        made[guest] = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", f"guest={guest},x=on"])
+        (tmp_path / f"{guest}.pid").write_text(str(made[guest].pid))
+    (tmp_path / "i-0009.pid").write_text(str(made[MINE].pid))  # a number that is another process's by now
+    (tmp_path / "i-0008.pid").write_text("none")
+    (tmp_path / "autostarted").write_text("")
+    try:
+        yield made
+    finally:
+        for process in made.values():
+            process.kill()
+            process.wait()
+
+
+def _soon(look: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not look():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_processes_are_paused_resumed_and_killed(processes: dict[str, subprocess.Popen[bytes]], tmp_path: Path) -> None:
+    guests = GuestProcesses(tmp_path)
+    _soon(lambda: guests.running() == {MINE: False, MOVED: False})
+    guests.pause([MINE, MOVED, "i-0009"])
+    _soon(lambda: guests.running() == {MINE: True, MOVED: True})
+    guests.resume([MINE])
+    guests.kill([MOVED])
+    assert processes[MOVED].wait(60) == -9
+    _soon(lambda: guests.running() == {MINE: False})
+    assert GuestProcesses(tmp_path / "no such folder").running() == {}
+
+
+def _config(folder: Path, port: int = 0) -> Config:
+    secrets = folder / "secrets"
+    secrets.mkdir(exist_ok=True)
+    (secrets / "cluster").write_text("ab" * 32)
+    (secrets / "cluster").chmod(0o600)
+    return Config(
+        cluster="lab", host="h1", address="127.0.0.1", etcd=["127.0.0.1:1"], run_dir=str(folder / "run"),
+        secrets_dir=str(secrets), agent_port=port or free_port(), gateway_port=free_port(),
+    )  # fmt: skip
+
+
+class World:
+    def __init__(self, folder: Path) -> None:
+        self.store = MemoryStore()
+        self.guests = FakeGuests(MINE, MOVED, COMING, GONE)
+        self.config = _config(folder)
+
+    async def fill(self) -> None:
+        for guest, host in ((MINE, "h1"), (MOVED, "h2"), (COMING, "h2")):
+            await self.store.create(instance(id=guest, host=host, migrating_to="h1" if guest == COMING else ""))
+        await self.store.put(HostAlive(id="h2", address="127.0.0.2", since=""))
+
+    async def alive(self) -> bool:
+        return await self.store.get(HostAlive, "h1") is not None
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> World:
+    made = World(tmp_path)
+    await made.fill()
+    return made
+
+
+async def _guarded(world: World, during: Callable[[Guard], object]) -> None:
+    async with Prober(world.config) as prober:
+        guard = Guard(world.store, world.config, world.guests, prober)
+        task = asyncio.create_task(guard.run())
+        try:
+            outcome = during(guard)
+            if asyncio.iscoroutine(outcome):
+                await outcome
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_after_a_pause_only_its_own_guests_go_on(world: World) -> None:
+    async def during(guard: Guard) -> None:
+        await eventually(world.alive, 60)
+        # What it started with is sorted out before it says that it lives: one was moved while nobody guarded.
+        assert world.guests.running() == {MINE: False, COMING: False, GONE: False}
+        await eventually(lambda: not guard.standing.alone, 60)
+        await world.store.update(Instance, MINE, lambda old: replace(old, host="h2"))
+        world.guests.stopped[MOVED] = False
+        now = guard.standing.clock()
+        await asyncio.to_thread(guard.watchman.look, now - 60, now)
+        # A guest without a record is left to the agent, and stays paused.
+        await eventually(lambda: world.guests.running() == {COMING: False, GONE: True}, 60)
+
+    await _guarded(world, during)
+
+
+async def test_a_host_that_lost_its_lease_and_is_reached_by_nobody_pauses_until_it_can_read(world: World) -> None:
+    async def during(guard: Guard) -> None:
+        await eventually(world.alive, 60)
+        await eventually(lambda: not guard.standing.alone, 60)
+        await world.store.update(Instance, MINE, lambda old: replace(old, host="h2"))
+        world.store.memory.available = False
+        await eventually(lambda: all(world.guests.running().values()), 60)
+        assert "no witness reaches it" in guard.standing.doubtful
+        assert set(world.guests.running()) == {MINE, COMING, GONE}  # nobody is killed unread
+        world.store.memory.available = True
+        await eventually(lambda: world.guests.running() == {COMING: False, GONE: True}, 60)
+        await eventually(world.alive, 60)
+
+    await _guarded(world, during)
+
+
+def test_everybody_chooses_the_same_witnesses() -> None:
+    hosts = [HostAlive(id=f"h{number}", address="a", since="") for number in range(20)]
+    chosen = witnesses_of("h3", hosts)
+    assert chosen == witnesses_of("h3", reversed(hosts))
+    assert (len(chosen), "h3" in {one.id for one in chosen}) == (5, False)
+    assert witnesses_of("h3", [hosts[3]]) == []
+
+
+async def test_a_host_is_reached_when_its_guard_answers_and_not_when_it_only_listens(tmp_path: Path) -> None:
+    config = _config(tmp_path)
+    silent = await asyncio.start_server(lambda _r, _w: None, "127.0.0.2", config.agent_port)  # a frozen host's kernel
+    addresses = {"h1": "127.0.0.1", "frozen": "127.0.0.2", "off": "127.0.0.3"}
+
+    async def address_of(host: str) -> str | None:
+        return addresses.get(host)
+
+    me = HostAlive(id="h1", address="127.0.0.1", since="")
+    async with silent, Prober(config) as prober, answering(config, prober, address_of):
+        answers = [await prober.ask(me, host) for host in ("h1", "frozen", "off", "unknown")]
+        assert answers == [True, False, False, None]
+        other = tmp_path / "other"
+        other.mkdir()
+        stranger = _config(other, config.agent_port)
+        (other / "secrets" / "cluster").write_text("cd" * 32)
+        async with Prober(stranger) as outsider:
+            assert await outsider.ask(me, "h1") is None
+
+
+def test_storage_is_dead_after_some_bad_rounds_and_a_while() -> None:
+    verdict = Verdict()
+    assert [verdict.hear(now, good=False) for now in (0.0, 2.0, 4.0, DEAD_AFTER_S)] == [False, False, False, True]
+    assert not verdict.hear(9.0, good=True)
+    assert not verdict.hear(10.0, good=False)
+    assert not verdict.hear(100.0, good=False)  # the guard itself stood still in between
