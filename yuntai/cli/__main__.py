@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from yuntai import __version__
-from yuntai.cli import archive, cloud, images, instances, networks, pangu, snapshots, storage, volume_stats
+from yuntai.cli import archive, cloud, images, instances, lab, networks, pangu, snapshots, storage, volume_stats
 from yuntai.cli.client import CliError
 from yuntai.cli.output import fail
 
@@ -32,6 +32,7 @@ storage.volume.command("stats")(volume_stats.stats)
 app.add_typer(storage.chunkserver, name="chunkserver")
 app.add_typer(pangu.app, name="pangu")
 app.add_typer(cloud.host, name="host")
+app.add_typer(lab.app, name="lab")
 app.add_typer(cloud.job, name="job")
 app.command()(cloud.status)
 app.command()(cloud.health)

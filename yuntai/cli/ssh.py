@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from yuntai.cli.client import CliError
+from yuntai.lab import faults
 from yuntai.lab.layout import REPOSITORY, Home, default_home
 from yuntai.lab.record import running
 
@@ -60,7 +61,9 @@ def host_of(vswitch: str) -> str:
     home = Home(default_home())
     for folder in sorted(home.hosts.glob("*")):
         record = running(home, folder.name)
-        if record is not None and Path(f"/proc/{record.init.pid}/root/run/netns/vsw-{vswitch}").exists():
+        if record is None or faults.afflictions(home.root, folder.name):
+            continue  # a host that is frozen or cut off leads nowhere
+        if Path(f"/proc/{record.init.pid}/root/run/netns/vsw-{vswitch}").exists():
             return folder.name
     raise CliError(f"no host here serves {vswitch} now; `yuntai instance show` says where the instance is")
 

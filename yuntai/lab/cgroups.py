@@ -15,6 +15,7 @@ V1_CONTROLLERS = ("cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "b
 V2_CONTROLLERS = ("cpuset", "cpu", "io", "memory", "pids")
 INSIDE = "sys/fs/cgroup"
 REMOVE_S = 5.0
+FREEZE_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def _leave_root_group(base: Path) -> None:
 
 
 def processes(hierarchies: list[Hierarchy], name: str) -> set[int]:
-    """Return the processes in the group ``name`` and below, in any hierarchy."""
+    """Return the processes in the group ``name`` and below, in any hierarchy, as the machine numbers them."""
     found: set[int] = set()
     for tree in hierarchies:
         for file in (tree.path / name).rglob("cgroup.procs"):
@@ -124,6 +125,44 @@ def processes(hierarchies: list[Hierarchy], name: str) -> set[int]:
             except FileNotFoundError:
                 continue
     return found
+
+
+def freeze(hierarchies: list[Hierarchy], name: str, *, frozen: bool) -> None:
+    """Stop every process of the group ``name`` where it stands, or let them go on; return when it is done."""
+    tree, file = _freezer(hierarchies)
+    group = tree.path / name
+    (group / file).write_text(("FROZEN" if frozen else "THAWED") if tree.version == 1 else str(int(frozen)))
+    deadline = time.monotonic() + FREEZE_S
+    while is_frozen(hierarchies, name) != frozen:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"the processes of {group} are not {'frozen' if frozen else 'thawed'} in {FREEZE_S} s")
+        time.sleep(0.01)
+
+
+def is_frozen(hierarchies: list[Hierarchy], name: str) -> bool:
+    """Return whether every process of the group ``name`` is stopped by :func:`freeze`."""
+    tree, file = _freezer(hierarchies)
+    group = tree.path / name
+    try:
+        if tree.version == 1:
+            return (group / file).read_text().strip() == "FROZEN"
+        return "frozen 1" in (group / "cgroup.events").read_text().splitlines()
+    except FileNotFoundError:
+        return False
+
+
+def _freezer(hierarchies: list[Hierarchy]) -> tuple[Hierarchy, str]:
+    for tree in hierarchies:
+        if tree.version == 2:
+            return tree, "cgroup.freeze"
+        if "freezer" in tree.controllers:
+            return tree, "freezer.state"
+    raise OSError("no control group hierarchy here can freeze; mount the freezer controller, or cgroup v2")
+
+
+def kill(hierarchies: list[Hierarchy], name: str) -> None:
+    """Send every process of the group ``name`` and below the signal that ends it."""
+    _kill(processes(hierarchies, name))
 
 
 def remove(hierarchies: list[Hierarchy], name: str) -> None:
@@ -138,6 +177,8 @@ def remove(hierarchies: list[Hierarchy], name: str) -> None:
                 if error.errno != errno.EBUSY or time.monotonic() > deadline:
                     raise
                 _kill(processes([tree], name))
+                if tree.version == 2 or "freezer" in tree.controllers:
+                    freeze([tree], name, frozen=False)
                 time.sleep(0.02)
 
 

@@ -9,6 +9,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+import json
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +48,9 @@ CABLES = (
     Cable("ext", "ext0", 1500, user_space=True),
 )
 
+FAULTY = ("mgmt", "under")
+"""What cutting a host off means: no other host reaches it, while its guests may still reach the outside."""
+
 
 def run(*command: str) -> str:
     """Run a command and return what it printed; raise :class:`FabricError` when it fails."""
@@ -60,9 +65,14 @@ def namespaces() -> list[str]:
     return sorted(entry.name for entry in NETNS_FOLDER.iterdir()) if NETNS_FOLDER.is_dir() else []
 
 
+def belongs(name: str, cluster: ClusterSpec) -> bool:
+    """Return whether a namespace or control group of this name is the cluster's own, and not that of ``NAME-2``."""
+    return name.rpartition("-")[0] == f"yt-{cluster.name}"
+
+
 def hosts_in(cluster: ClusterSpec) -> list[str]:
     """Return the network namespaces of the cluster's hosts."""
-    return [name for name in namespaces() if name.startswith(f"yt-{cluster.name}-") and name != cluster.fabric]
+    return [name for name in namespaces() if belongs(name, cluster) and name != cluster.fabric]
 
 
 def ensure(cluster: ClusterSpec) -> None:
@@ -74,6 +84,8 @@ def ensure(cluster: ClusterSpec) -> None:
         if not _has_link(cluster.fabric, cable.switch):
             run("ip", "-n", cluster.fabric, "link", "add", cable.switch, "type", "bridge")
         run("ip", "-n", cluster.fabric, "link", "set", cable.switch, "mtu", str(cable.mtu), "up")
+    length = ipaddress.ip_network(cluster.management).prefixlen
+    run("ip", "-n", cluster.fabric, "address", "replace", f"{cluster.gate}/{length}", "dev", "mgmt")
 
 
 def attach(spec: HostSpec) -> None:
@@ -103,6 +115,22 @@ def detach(spec: HostSpec) -> None:
                 run("ip", "-n", spec.cluster.fabric, "link", "delete", cable.far_end(spec.number))
     if spec.netns in present:
         run("ip", "netns", "delete", spec.netns)
+
+
+def set_plugged(spec: HostSpec, *, plugged: bool, switches: tuple[str, ...] = FAULTY) -> None:
+    """Pull or plug in the host's cables to ``switches``, at the switch's end, as somebody in the rack would."""
+    for switch in switches:
+        far_end = f"{switch}-{spec.number}"
+        run("ip", "-n", spec.cluster.fabric, "link", "set", far_end, "up" if plugged else "down")
+
+
+def unplugged(spec: HostSpec) -> list[str]:
+    """Return the switches that the host's cables are pulled out of."""
+    if spec.cluster.fabric not in namespaces():
+        return []
+    shown = json.loads(run("ip", "-json", "-n", spec.cluster.fabric, "link", "show"))
+    down = {link["ifname"] for link in shown if "UP" not in link["flags"]}
+    return [cable.switch for cable in CABLES if cable.far_end(spec.number) in down]
 
 
 def remove_if_unused(cluster: ClusterSpec) -> bool:

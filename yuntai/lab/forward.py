@@ -1,7 +1,8 @@
-"""Lead a port of the machine's loopback to an address inside a host's network, and nothing else.
+"""Lead a port of the machine's loopback to an address among the hosts, and nothing else.
 
-The listener is made in the machine's network namespace and stays there; the process then moves into the host's, so that
-every connection it opens starts inside. The host itself gets no way out by this.
+The listener is made in the machine's network namespace and stays there; the process then moves into another, so that
+every connection it opens starts inside. The hosts themselves get no way out by this. Of several targets the first that
+is well is taken: with ``--health`` a page of each is asked for, because a frozen host's kernel still takes connections.
 """
 
 from __future__ import annotations
@@ -17,7 +18,60 @@ from yuntai.lab import syscalls
 
 CHUNK_BYTES = 64 * 1024
 CONNECT_S = 10.0
+CONNECT_NEXT_S = 1.0
+HEALTH_S = 2.0
+HEALTH_PAUSE_S = 1.0
 LISTEN_ADDRESS = "127.0.0.1"
+
+Target = tuple[str, int]
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+class Targets:
+    """The addresses that may serve, the one that does first."""
+
+    def __init__(self, targets: list[Target], health: str = "") -> None:
+        self.order = list(targets)
+        self._health = health
+
+    async def connect(self) -> Streams:
+        """Connect to the first that takes it; raise the last one's OSError."""
+        for number, target in enumerate(self.order):
+            last = number + 1 == len(self.order)
+            try:
+                async with asyncio.timeout(CONNECT_S if last else CONNECT_NEXT_S):
+                    return await asyncio.open_connection(*target)
+            except OSError as error:
+                print(f"forward: {target[0]}:{target[1]} does not answer: {error}", file=sys.stderr, flush=True)
+                if last:
+                    raise
+        raise OSError("there is no target")
+
+    async def watch(self) -> None:
+        """Keep one that is well in front; when none is, they stay as they are."""
+        while len(self.order) > 1 and self._health:
+            for target in list(self.order):
+                if await self._well(target):
+                    if target != self.order[0]:
+                        print(f"forward: leads to {target[0]}:{target[1]} now", file=sys.stderr, flush=True)
+                        self.order.remove(target)
+                        self.order.insert(0, target)
+                    break
+            await asyncio.sleep(HEALTH_PAUSE_S)
+
+    async def _well(self, target: Target) -> bool:
+        writer = None
+        try:
+            async with asyncio.timeout(HEALTH_S):
+                reader, writer = await asyncio.open_connection(*target)
+                host = f"{target[0]}:{target[1]}"
+                writer.write(f"GET {self._health} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+                return b" 200 " in await reader.readline()
+        except OSError:
+            return False
+        finally:
+            if writer is not None:
+                writer.close()
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -29,20 +83,18 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         writer.write_eof()
 
 
-async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, target: tuple[str, int]) -> None:
-    """Join one client with the target, until both directions have ended or one broke."""
+async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, targets: Targets) -> None:
+    """Join one client with a target, until both directions have ended or one broke."""
     try:
-        async with asyncio.timeout(CONNECT_S):
-            far_reader, far_writer = await asyncio.open_connection(*target)
-    except OSError as error:
-        print(f"forward: {target[0]}:{target[1]} does not answer: {error}", file=sys.stderr, flush=True)
+        far_reader, far_writer = await targets.connect()
+    except OSError:
         writer.transport.abort()
         return
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(_copy(reader, far_writer))
             group.create_task(_copy(far_reader, writer))
-    except* ConnectionError:
+    except* OSError:
         writer.transport.abort()
         far_writer.transport.abort()
     finally:
@@ -50,7 +102,7 @@ async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, tar
         far_writer.close()
 
 
-async def serve_for_ever(listener: socket.socket, target: tuple[str, int]) -> None:
+async def serve_for_ever(listener: socket.socket, targets: Targets) -> None:
     """Serve ``listener`` until TERM or INT."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -58,27 +110,38 @@ async def serve_for_ever(listener: socket.socket, target: tuple[str, int]) -> No
         loop.add_signal_handler(number, stop.set)
 
     async def join(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await _serve(reader, writer, target)
+        try:
+            await _serve(reader, writer, targets)
+        except asyncio.CancelledError:  # at the end of the process: asyncio would log it as an error
+            writer.transport.abort()
 
     server = await asyncio.start_server(join, sock=listener)
     async with server:
-        waiting = asyncio.create_task(server.serve_forever())
+        waiting = [asyncio.create_task(server.serve_forever()), asyncio.create_task(targets.watch())]
         await stop.wait()
-        waiting.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await waiting
+        for task in waiting:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+
+def parse_target(text: str) -> Target:
+    """Return the address and port of ``ADDRESS:PORT``."""
+    address, _, port = text.rpartition(":")
+    return address, int(port)
 
 
 def main(arguments: list[str]) -> None:
-    """Listen, move into the host's network, and serve."""
-    parser = argparse.ArgumentParser(prog="yuntai forward", description="lead a loopback port into a host's network")
-    parser.add_argument("--netns", required=True, help="path of the host's network namespace")
+    """Listen, move into the hosts' network, and serve."""
+    parser = argparse.ArgumentParser(prog="yuntai forward", description="lead a loopback port into the hosts' network")
+    parser.add_argument("--netns", required=True, help="path of the network namespace to connect from")
+    parser.add_argument("--health", default="", help="a page that a target which is well answers with 200")
     parser.add_argument("port", type=int, help=f"port on {LISTEN_ADDRESS}")
-    parser.add_argument("target", help="ADDRESS:PORT inside")
+    parser.add_argument("target", nargs="+", type=parse_target, help="ADDRESS:PORT inside; the first one well is taken")
     options = parser.parse_args(arguments)
-    address, _, port = options.target.rpartition(":")
-    # The keeper blocks the signals that it waits for, and a child inherits that.
+    # The keeper blocks the signals that it waits for, and a child inherits that; killed itself, it cannot end us.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD})
+    syscalls.end_with_parent()
     try:
         listener = socket.create_server((LISTEN_ADDRESS, options.port), backlog=128)
     except OSError as error:
@@ -87,7 +150,7 @@ def main(arguments: list[str]) -> None:
             "free the port, or choose another with `make up API_PORT=…`"
         ) from error
     syscalls.setns(options.netns, syscalls.CLONE_NEWNET)
-    asyncio.run(serve_for_ever(listener, (address, int(port))))
+    asyncio.run(serve_for_ever(listener, Targets(options.target, options.health)))
 
 
 if __name__ == "__main__":

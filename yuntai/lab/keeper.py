@@ -17,6 +17,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import msgspec
 
@@ -127,10 +128,14 @@ def _fork_into_namespaces(spec: HostSpec, home: Home, trees: list[cgroups.Hierar
 
 
 class Forward:
-    """The process that leads the machine's loopback to the host's API, started again when it ends."""
+    """The process that leads the machine's loopback to the living APIs, started again when it ends.
 
-    def __init__(self, spec: HostSpec) -> None:
-        self._spec = spec
+    Every member's keeper can have it; the one that holds the lock does, so another takes over when that one is gone.
+    """
+
+    def __init__(self, spec: HostSpec, home: Home) -> None:
+        self._spec, self._home = spec, home
+        self._lock: IO[str] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._started_s = -FORWARD_PAUSE_S
         self._wanted = CONTROL in spec.roles and spec.cluster.api_port != 0
@@ -138,15 +143,20 @@ class Forward:
     def tick(self) -> None:
         """Start it where it should run and does not."""
         ended = self._process is None or self._process.poll() is not None
-        if self._wanted and ended and time.monotonic() - self._started_s >= FORWARD_PAUSE_S:
+        if not self._wanted or not ended or time.monotonic() - self._started_s < FORWARD_PAUSE_S:
+            return
+        if self._lock is None:
+            self._lock = _try_lock(self._home.forward_lock)
+        if self._lock is not None:
             self._started_s = time.monotonic()
-            spec = self._spec
-            target = f"{spec.address}:{spec.config().api_port}"
-            arguments = ("--netns", str(fabric.NETNS_FOLDER / spec.netns), str(spec.cluster.api_port), target)
-            self._process = subprocess.Popen((sys.executable, "-m", "yuntai.lab.forward", *arguments))
+            cluster, port = self._spec.cluster, self._spec.config().api_port
+            targets = [f"{address}:{port}" for address in cluster.member_addresses()]
+            netns = str(fabric.NETNS_FOLDER / cluster.fabric)
+            words = ("--netns", netns, "--health", "/healthz", str(cluster.api_port), *targets)
+            self._process = subprocess.Popen((sys.executable, "-m", "yuntai.lab.forward", *words))
 
     def stop(self) -> None:
-        """End it and reap it."""
+        """End it and reap it, and let another keeper have it."""
         self._wanted = False
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
@@ -155,13 +165,26 @@ class Forward:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait(5)
+        if self._lock is not None:
+            self._lock.close()
+
+
+def _try_lock(path: Path) -> IO[str] | None:
+    """Return the file, locked until it is closed, or None while another process has it."""
+    file = path.open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    return file
 
 
 def keep(spec: HostSpec, home: Home) -> None:
     """Start the host and stay until it has ended and is cleaned up; TERM is passed on to the host."""
     syscalls.become_subreaper()
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    forward = Forward(spec)
+    forward = Forward(spec, home)
     try:
         with cluster_lock(home):
             record = start_host(spec, home)

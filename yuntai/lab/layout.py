@@ -141,6 +141,11 @@ class Home:
         return self.root / "lab.lock"
 
     @property
+    def forward_lock(self) -> Path:
+        """Held by the keeper whose child leads the loopback to the API: one of the members' at a time."""
+        return self.root / "forward.lock"
+
+    @property
     def cluster(self) -> Path:
         """The settings of the cluster that lives in this home."""
         return self.root / "cluster.json"

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import msgspec
 
+from yuntai.lab import cgroups
 from yuntai.lab.enter import run_inside
 from yuntai.lab.hostfiles import files_digest
 from yuntai.lab.keeper import KeeperError, cluster_lock
 from yuntai.lab.layout import REPOSITORY, Home
-from yuntai.lab.processes import POLL_S
+from yuntai.lab.processes import POLL_S, processes_with
 from yuntai.lab.record import Record, clean_up, read_host_uuid, read_manifest, read_record, running, write_atomically
 from yuntai.lab.secrets import make_secrets
 from yuntai.lab.services import services
@@ -47,8 +48,9 @@ def start(spec: HostSpec, root: Path) -> Record:
         stop(root, spec.name)
     folders.make()
     _discard_stale_upper(home, spec.name, manifest.id)
-    make_secrets(spec, home)
-    write_atomically(home.cluster, msgspec.json.encode(spec.cluster))
+    with cluster_lock(home):
+        make_secrets(spec, home)
+        write_atomically(home.cluster, msgspec.json.encode(spec.cluster))
     write_atomically(folders.spec, msgspec.json.encode(spec))
     write_atomically(folders.code, msgspec.json.encode(code_of_services(spec, home)))
     with folders.console.open("wb") as console:
@@ -111,22 +113,61 @@ def stop(root: Path, name: str, grace_s: float = GUEST_GRACE_S) -> bool:
     home = spec.cluster.home(root)
     record = read_record(home, name)
     ran = record is not None and record.init.alive()
-    if record is not None and ran:
-        _stop_guests(home, name, record, grace_s)
+    if record is None:
+        end_keepers(root, name)
+    elif cgroups.is_frozen(cgroups.machine(), spec.netns):
+        print(f"{name}: it is frozen, so it is stopped as by a power cut", file=sys.stderr)
+        return kill(root, name)
+    elif ran:
+        stop_guests(home, name, record, grace_s)
         _stop_programs(home, spec)
         record.init.signal(signal.SIGTERM)
         if not record.init.wait(STOP_S):
             record.init.signal(signal.SIGKILL)
             record.init.wait(STOP_S)
+    _finish(spec, home, record)
+    return ran
+
+
+def kill(root: Path, name: str) -> bool:
+    """End the host ``name`` as a power cut does, frozen or not; return whether it ran."""
+    spec = load_host(root, name)
+    if spec is None:
+        return False
+    home = spec.cluster.home(root)
+    record = running(home, name)
+    if record is not None:
+        record.init.signal(signal.SIGKILL)
+        trees = cgroups.machine()
+        if cgroups.is_frozen(trees, spec.netns):
+            # A frozen process takes no signal, with the old hierarchies not even this one. Every process has it waiting
+            # before any goes on, so none does anything more.
+            cgroups.kill(trees, spec.netns)
+            cgroups.freeze(trees, spec.netns, frozen=False)
+        record.init.wait(STOP_S)
+    _finish(spec, home, record)
+    return record is not None
+
+
+def _finish(spec: HostSpec, home: Home, record: Record | None) -> None:
+    """Wait for the keeper's own cleaning and do what it left; a keeper that was killed cleans nothing."""
     if record is not None and not record.keeper.wait(STOP_S):
         record.keeper.signal(signal.SIGKILL)
         record.keeper.wait(STOP_S)
     with cluster_lock(home):
         clean_up(spec, home)
-    return ran
 
 
-def _stop_guests(home: Home, name: str, record: Record, grace_s: float) -> None:
+def end_keepers(root: Path, name: str) -> None:
+    """End keepers that have not come as far as a record: those of a start that was itself ended."""
+    for keeper in processes_with("yuntai.lab.keeper", str(root), name):
+        keeper.signal(signal.SIGTERM)
+        if not keeper.wait(STOP_S):
+            keeper.signal(signal.SIGKILL)
+            keeper.wait(STOP_S)
+
+
+def stop_guests(home: Home, name: str, record: Record, grace_s: float) -> None:
     """Ask the guests to shut down, and give them ``grace_s``; the agent is stopped first, as it would start them again.
 
     What still runs afterwards ends with the host, as at a power cut; a host too broken to be asked is stopped too.
@@ -155,10 +196,15 @@ def _stop_programs(home: Home, spec: HostSpec) -> None:
 
 
 def stop_all(root: Path, grace_s: float = GUEST_GRACE_S) -> list[str]:
-    """Stop every host whose data is in ``root``, the central one last; return the names of those that ran."""
-    hosts = [host for host in (load_host(root, name) for name in host_names(root)) if host is not None]
-    ordered = sorted(hosts, key=lambda host: -host.number)
+    """Stop every host whose data is in ``root``, the first one last; return the names of those that ran."""
+    ordered = sorted(host_specs(root), key=lambda host: -host.number)
     return [host.name for host in ordered if stop(root, host.name, grace_s)]
+
+
+def host_specs(root: Path) -> list[HostSpec]:
+    """Return all hosts that were ever started from ``root``, by number."""
+    found = (load_host(root, name) for name in host_names(root))
+    return sorted((host for host in found if host is not None), key=lambda host: host.number)
 
 
 def host_names(root: Path) -> list[str]:

@@ -53,6 +53,22 @@ def identify(pid: int) -> ProcessId | None:
     return ProcessId(pid, int(fields[19])) if fields is not None else None
 
 
+def processes_with(*words: str) -> list[ProcessId]:
+    """Return the processes whose command line has all ``words`` as arguments."""
+    wanted = {word.encode() for word in words}
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit() and int(folder.name) != os.getpid():
+            try:
+                given = (folder / "cmdline").read_bytes().split(b"\0")
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            known = identify(int(folder.name))
+            if wanted.issubset(given) and known is not None:
+                found.append(known)
+    return found
+
+
 def stat_fields(pid: int, proc: Path = Path("/proc")) -> list[str] | None:
     """Return the fields of ``/proc/PID/stat`` from the state on (index 0), or None where there is no such process."""
     try:

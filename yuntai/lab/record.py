@@ -12,7 +12,7 @@ import msgspec
 from yuntai.lab import cgroups, fabric
 from yuntai.lab.layout import CLAIMS, MANIFEST, Home
 from yuntai.lab.processes import ProcessId
-from yuntai.lab.spec import HostSpec
+from yuntai.lab.spec import ClusterSpec, HostSpec
 
 REMOVE_TRIES = 50
 
@@ -92,9 +92,14 @@ def clean_up(spec: HostSpec, home: Home) -> None:
     empty_folder(folders.run)
     folders.record.unlink(missing_ok=True)
     if fabric.remove_if_unused(spec.cluster):
-        (CLAIMS / spec.cluster.name).unlink(missing_ok=True)
-        if CLAIMS.is_dir() and not any(CLAIMS.iterdir()):
-            CLAIMS.rmdir()
+        remove_claim(spec.cluster)
+
+
+def remove_claim(cluster: ClusterSpec) -> None:
+    """Let the cluster's name go, for any home to take."""
+    (CLAIMS / cluster.name).unlink(missing_ok=True)
+    if CLAIMS.is_dir() and not any(CLAIMS.iterdir()):
+        CLAIMS.rmdir()
 
 
 def empty_folder(folder: Path) -> None:

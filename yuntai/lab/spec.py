@@ -12,11 +12,16 @@ from yuntai.config import ChunkServer, Config
 from yuntai.lab.layout import DEFAULT_CLUSTER, Home
 
 CHUNKSERVER_PORT = 7101
-RACKS = 3
+OVN_NB_PORT, OVN_SB_PORT = 6641, 6642
+RACKS, RACKS_MAX = 3, 64
+MEMBERS = 3
+"""Hosts that carry etcd and the control plane once there are so many; any one of them may die then."""
 # What a host does. `central` runs etcd and the OVN databases; `engines` is every host's OVS, OVN and libvirt.
 CENTRAL, ENGINES, STORAGE, CONTROL, COMPUTE = "central", "engines", "storage", "control", "compute"
 ALL_ROLES = (CENTRAL, ENGINES, STORAGE, CONTROL, COMPUTE)
-_NAME = re.compile(r"[a-z][a-z0-9-]{0,23}")
+# A host's name has no dash: what a host leaves on the machine is named yt-CLUSTER-HOST.
+_NAMES = {"cluster name": re.compile(r"[a-z][a-z0-9-]{0,23}"), "host name": re.compile(r"[a-z][a-z0-9]{0,23}")}
+FABRIC = "fab"
 
 
 class SpecError(ValueError):
@@ -27,6 +32,7 @@ class ClusterSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """One cloud on this machine. All its addresses live in namespaces of its own, so two clusters never meet.
 
     ``api_port`` is where the machine's loopback leads to the API; 0 is nowhere. ``images`` is another home to share.
+    ``members`` is how many hosts, from the first on, carry etcd, the OVN databases and the control plane.
     """
 
     name: str = DEFAULT_CLUSTER
@@ -37,11 +43,23 @@ class ClusterSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     zone: str = "cn-local-a"
     api_port: int = 8080
     images: str | None = None
+    members: int = 1
+    racks: int = RACKS
 
     @property
     def fabric(self) -> str:
         """The network namespace that holds the switches between the hosts."""
-        return f"yt-{self.name}-fab"
+        return f"yt-{self.name}-{FABRIC}"
+
+    @property
+    def gate(self) -> str:
+        """The fabric's own address among the hosts: what the machine asks of them comes from here."""
+        return nth_address(self.management, -2)
+
+    def member_addresses(self, first: int = 1) -> list[str]:
+        """Return the members' management addresses, that of the member ``first`` first, or of the next in its place."""
+        start = (first - 1) % self.members
+        return [nth_address(self.management, 1 + (start + turn) % self.members) for turn in range(self.members)]
 
     def home(self, root: Path) -> Home:
         """Return the layout of this cluster's data folder ``root``."""
@@ -49,7 +67,7 @@ class ClusterSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class HostSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One host of a cluster; its number gives it the same last digit in every network. Number 1 is the central one."""
+    """One host of a cluster; its number gives it the same last digit in every network. The first ones are members."""
 
     cluster: ClusterSpec
     name: str = "h1"
@@ -67,18 +85,31 @@ class HostSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return nth_address(self.cluster.management, self.number)
 
     @property
-    def central(self) -> str:
-        """The management address of the host that runs etcd and the OVN databases."""
-        return nth_address(self.cluster.management, 1)
+    def etcd(self) -> list[str]:
+        """Every member's etcd, a member's own first: so it asks nobody else, and other hosts spread over all."""
+        return [f"{address}:2379" for address in self.cluster.member_addresses(self.number)]
+
+    def ovn(self, port: int) -> str:
+        """Return the OVN database behind ``port`` as OVN's own programs take it: every member's, joined by commas."""
+        return ",".join(f"tcp:{address}:{port}" for address in self.cluster.member_addresses(self.number))
 
     def interface(self, network: str) -> str:
         """Return the host's address in ``network`` with the prefix length, as `ip address add` takes it."""
         return f"{nth_address(network, self.number)}/{ipaddress.ip_network(network).prefixlen}"
 
     def chunkservers(self) -> list[ChunkServer]:
-        """Return this host's chunk servers: one in each of the three racks where the host is alone."""
+        """Return this host's chunk servers: one in the host's rack, or where it is alone, one in each of three."""
         if STORAGE not in self.roles:
             return []
+        if self.cluster.members > 1:
+            return [
+                ChunkServer(
+                    id=self.number,
+                    rack=f"rack-{1 + (self.number - 1) % self.cluster.racks}",
+                    port=CHUNKSERVER_PORT,
+                    path=f"/var/lib/yuntai/chunks/{self.number}",
+                )
+            ]
         first = (self.number - 1) * RACKS
         return [
             ChunkServer(
@@ -98,11 +129,16 @@ class HostSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             zone=self.cluster.zone,
             host=self.name,
             address=self.address,
-            etcd=[f"{self.central}:2379"],
-            ovn_nb=f"tcp:{self.central}:6641",
-            ovn_sb=f"tcp:{self.central}:6642",
+            etcd=self.etcd,
+            ovn_nb=self.ovn(OVN_NB_PORT),
+            ovn_sb=self.ovn(OVN_SB_PORT),
             chunkservers=self.chunkservers(),
         )
+
+
+def host_name(number: int) -> str:
+    """Return the name of the host ``number`` of a cluster of many."""
+    return f"h{number}"
 
 
 def nth_address(network: str, number: int) -> str:
@@ -113,20 +149,29 @@ def nth_address(network: str, number: int) -> str:
 def check(spec: HostSpec) -> HostSpec:
     """Return ``spec`` if a host can be made of it, else raise :class:`SpecError`."""
     for field, value in (("cluster name", spec.cluster.name), ("host name", spec.name)):
-        if not _NAME.fullmatch(value):
-            raise SpecError(f"{field} is {value!r}; use 1 to 24 of a-z, 0-9 and -, beginning with a letter")
+        if not _NAMES[field].fullmatch(value) or (field == "host name" and value == FABRIC):
+            dash = " and -" if field == "cluster name" else f", not {FABRIC!r}"
+            raise SpecError(f"{field} is {value!r}; use 1 to 24 of a-z, 0-9{dash}, beginning with a letter")
     for field in ("management", "underlay", "external"):
         value = getattr(spec.cluster, field)
         try:
             size = ipaddress.ip_network(value).num_addresses
         except ValueError as error:
             raise SpecError(f'cluster `{field}` is {value!r}: {error}; write it as "10.78.0.0/24"') from error
-        if not 1 <= spec.number < size - 1:
+        if not 1 <= spec.number < size - 2:
             raise SpecError(
-                f"host number is {spec.number}, but `{field}` {value} has 1 to {size - 2}; choose one of these"
+                f"host number is {spec.number}, but `{field}` {value} has 1 to {size - 3}; choose one of these"
             )
     if not 0 <= spec.cluster.api_port < 65536:
         raise SpecError(f"`api_port` is {spec.cluster.api_port}; choose a port from 1 to 65535, or 0 for none")
+    if spec.cluster.members not in (1, MEMBERS):
+        raise SpecError(f"`members` is {spec.cluster.members}; choose 1 or {MEMBERS}")
+    if not 1 <= spec.cluster.racks <= RACKS_MAX:
+        raise SpecError(f"`racks` is {spec.cluster.racks}; choose 1 to {RACKS_MAX}")
+    if spec.cluster.members > 1 and spec.name != host_name(spec.number):
+        raise SpecError(
+            f"host number {spec.number} is named {spec.name!r}; a host among many is {host_name(spec.number)}"
+        )
     unknown = set(spec.roles) - set(ALL_ROLES)
     if unknown:
         raise SpecError(f"roles has {', '.join(sorted(unknown))}; choose from {', '.join(ALL_ROLES)}")

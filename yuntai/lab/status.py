@@ -67,7 +67,7 @@ def report(root: Path, name: str) -> HostStatus | None:
     packages = manifest.packages if manifest is not None else {}
     processes: list[ProcessStatus] = []
     if record is None:
-        state, wrong = "stopped", "it does not run; start it with `make up`"
+        state, wrong = "stopped", "it does not run; `yuntai lab up` starts it"
     else:
         state, wrong = "running", "" if record.keeper.alive() else "its keeper was killed; `make down up` restores it"
         if manifest is not None and record.image != manifest.id:

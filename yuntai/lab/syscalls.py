@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 from pathlib import Path
 
 CLONE_NEWNS = 0x00020000
@@ -23,6 +24,7 @@ MS_REC = 16384
 MS_PRIVATE = 1 << 18
 MNT_DETACH = 2
 
+_PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 
@@ -85,6 +87,14 @@ def set_hostname(name: str) -> None:
     """Set the host name of this UTS namespace."""
     raw = name.encode()
     _check(_libc.sethostname(raw, ctypes.c_size_t(len(raw))), f"sethostname {name}")
+
+
+def end_with_parent() -> None:
+    """Have this process told to end (TERM) when its parent ends, however that happens."""
+    parent = os.getppid()
+    _check(_libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0), "prctl PR_SET_PDEATHSIG")
+    if os.getppid() != parent:
+        raise SystemExit("the parent has ended")
 
 
 def become_subreaper() -> None:

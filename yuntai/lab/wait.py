@@ -72,6 +72,13 @@ def probe(need: str) -> str:
     ``listen`` asks the kernel whether somebody listens on a unix socket: some programs log every connection that says
     nothing as an error.
     """
+    if "|" in need:
+        wrong = []
+        for one in need.split("|"):
+            wrong.append(probe(one))
+            if not wrong[-1]:
+                return ""
+        return "; ".join(wrong)
     kind, _, where = need.partition(":")
     try:
         if kind == "tcp":
@@ -164,7 +171,10 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="yuntai wait", description="wait for what a program needs, then become it")
     parser.add_argument("--name", required=True)
     parser.add_argument(
-        "--need", action="append", default=[], help="tcp:ADDRESS:PORT, unix:PATH, listen:PATH or file:PATH"
+        "--need",
+        action="append",
+        default=[],
+        help="tcp:ADDRESS:PORT, unix:PATH, listen:PATH or file:PATH; several with | between them: any of these",
     )
     parser.add_argument("--timeout", type=float, default=60.0, help="seconds for all needs together")
     parser.add_argument("--prepare", default="", help="a sh script to run before the program")

@@ -100,7 +100,7 @@ def test_the_digest_of_a_hosts_files_follows_its_spec() -> None:
     [
         (HostSpec(cluster=ClusterSpec(name="Lab")), "cluster name is 'Lab'"),
         (HostSpec(cluster=ClusterSpec(), name="h_1"), "host name is 'h_1'"),
-        (HostSpec(cluster=ClusterSpec(), number=255), "host number is 255, but `management` 10.78.0.0/24 has 1 to 254"),
+        (HostSpec(cluster=ClusterSpec(), number=255), "host number is 255, but `management` 10.78.0.0/24 has 1 to 253"),
         (HostSpec(cluster=ClusterSpec(external="100.64.0.1/24")), "cluster `external` is '100.64.0.1/24'"),
         (HostSpec(cluster=ClusterSpec(api_port=70000)), "`api_port` is 70000; choose a port"),
         (HostSpec(cluster=ClusterSpec(), roles=(CENTRAL, "bar")), "roles has bar; choose from central"),

@@ -106,3 +106,10 @@ def test_a_failing_follower_ends_the_program(tmp_path: Path) -> None:
     done = start(tmp_path, "--after", str(script), "--", "sleep", "20")
     assert done.returncode == -15
     assert read_stage(tmp_path / "x.json").error == f"{script} failed with 4"
+
+
+def test_one_of_several_needs_is_enough(tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    assert probe(f"file:{tmp_path}/a|file:{tmp_path}/b") == "No such file or directory; No such file or directory"
+    there.touch()
+    assert probe(f"file:{tmp_path}/a|file:{there}") == ""
