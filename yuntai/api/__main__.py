@@ -13,18 +13,20 @@ from yuntai.api.console import LocalConsoleReader
 from yuntai.api.registry import Context
 from yuntai.api.server import ApiServer
 from yuntai.model.base import Record
-from yuntai.model.cluster import AccessKey, Account, ChunkServer, Host, Job, Volume, VolumeUsage
+from yuntai.model.cluster import AccessKey, Account, ChunkServer, Host, HostPool, Job, Volume, VolumeUsage
 from yuntai.model.compute import (
     AutoSnapshotPolicy,
     Disk,
     Image,
     Instance,
+    InstanceType,
     KeyPair,
     ObservedInstance,
     Snapshot,
     SnapshotGroup,
 )
 from yuntai.model.network import Port, SecurityGroup, Vpc, VSwitch
+from yuntai.model.placement import DedicatedHost, DeploymentSet, SchedulerSettings
 from yuntai.pangu.client import PanguClient
 from yuntai.state import EtcdStore, Store
 
@@ -34,13 +36,18 @@ FOLLOWED: tuple[type[Record], ...] = (
     AutoSnapshotPolicy,
     ChunkServer,
     Disk,
+    DedicatedHost,
+    DeploymentSet,
     Host,
+    HostPool,
     Image,
     Instance,
+    InstanceType,
     Job,
     KeyPair,
     ObservedInstance,
     Port,
+    SchedulerSettings,
     SecurityGroup,
     Snapshot,
     SnapshotGroup,

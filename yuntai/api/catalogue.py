@@ -7,6 +7,8 @@ from types import ModuleType
 from yuntai.api import (
     account,
     auto_snapshots,
+    dedicated_hosts,
+    deployment_sets,
     disks,
     enis,
     images,
@@ -17,6 +19,7 @@ from yuntai.api import (
     operator,
     operator_images,
     operator_pangu,
+    operator_scheduler,
     operator_snapshots,
     operator_volume_stats,
     regions,
@@ -32,6 +35,8 @@ from yuntai.api.registry import ACTIONS, Action
 MODULES: tuple[ModuleType, ...] = (
     account,
     auto_snapshots,
+    dedicated_hosts,
+    deployment_sets,
     disks,
     enis,
     images,
@@ -42,6 +47,7 @@ MODULES: tuple[ModuleType, ...] = (
     operator,
     operator_images,
     operator_pangu,
+    operator_scheduler,
     operator_snapshots,
     operator_volume_stats,
     regions,

@@ -7,7 +7,8 @@ from typing import Final
 _DISK: Final = "Category DeleteWithInstance:b Description Device DiskName Size:i SnapshotId"
 
 CREATE: Final = f"""
-    Amount:i ClientToken DataDisk[]{{{_DISK}}} DeletionProtection:b Description DryRun:b HostName ImageId InstanceName
+    Amount:i ClientToken DataDisk[]{{{_DISK}}} DedicatedHostId DeletionProtection:b DeploymentSetGroupNo:i
+    DeploymentSetId Description DryRun:b HostName ImageId InstanceName
     InstanceType KeyPairName MinAmount:i NetworkInterface[]{{InstanceType PrimaryIpAddress SecurityGroupId
     SecurityGroupIds[] VSwitchId}} Password PrivateIpAddress SecurityGroupId SecurityGroupIds[]
     SystemDisk{{Category Description DiskName Size:i}} Tag[]{{Key! Value}} UniqueSuffix:b UserData VSwitchId ZoneId

@@ -6,8 +6,9 @@ from typing import Any
 
 from yuntai.api.errors import invalid_parameter
 from yuntai.api.registry import ECS, TOKENS, Call, action
+from yuntai.control import instance_types
 from yuntai.control.requests.validate import DISK_CATEGORIES
-from yuntai.model.compute import INSTANCE_TYPES, InstanceType
+from yuntai.model.compute import InstanceType
 
 _TYPE = """
     Attributes{Attribute[]{Name Value}} BaselineCredit:i Clock{PtpSupport} CpuArchitecture CpuCoreCount:i
@@ -44,8 +45,8 @@ def _item(one: InstanceType) -> dict[str, Any]:
         "CpuOptions": {"Core": one.cpu, "ThreadsPerCore": 1},
         "DiskQuantity": DISKS_PER_INSTANCE,
         "EniPrivateIpAddressQuantity": 1,
-        "EniQuantity": 1,
-        "EniTotalQuantity": 1,
+        "EniQuantity": one.nics,
+        "EniTotalQuantity": one.nics,
         "InstanceCategory": "General-purpose",
         "InstanceFamilyLevel": "EntryLevel",
         "InstanceTypeFamily": one.family,
@@ -56,7 +57,7 @@ def _item(one: InstanceType) -> dict[str, Any]:
         "NvmeSupport": "unsupported",
         "PrimaryEniQueueNumber": 1,
         "SupportedBootModes": {"SupportedBootMode": ["BIOS"]},
-        "TotalEniQueueQuantity": 1,
+        "TotalEniQueueQuantity": one.nics,
     }
 
 
@@ -69,7 +70,8 @@ def _item(one: InstanceType) -> dict[str, Any]:
 )
 async def describe_instance_types(call: Call) -> dict[str, Any]:
     """List instance types; all of them unless MaxResults says how many."""
-    rows = [one for one in INSTANCE_TYPES.values() if _type_matches(call, one)]
+    there = await instance_types.table(call.context.reads)
+    rows = [one for one in there.values() if _type_matches(call, one)]
     start = call.text("NextToken")
     if start and not (start.isascii() and start.isdigit()):
         raise invalid_parameter("NextToken", "use the value that the previous page gave")
@@ -108,19 +110,20 @@ def _type_matches(call: Call, one: InstanceType) -> bool:
 async def describe_instance_type_families(call: Call) -> dict[str, Any]:
     """List the families of instance types."""
     generation = "ecs-1"
-    families = sorted({one.family for one in INSTANCE_TYPES.values()})
+    there = await instance_types.table(call.context.reads)
+    families = sorted({one.family for one in there.values()})
     rows = [{"Generation": generation, "InstanceTypeFamilyId": family} for family in families]
     shown = rows if call.text("Generation") in ("", generation) else []
     return {"InstanceTypeFamilies": {"InstanceTypeFamily": shown}}
 
 
-def _supported(call: Call, wanted: str) -> list[dict[str, Any]]:
+def _supported(call: Call, wanted: str, types: dict[str, InstanceType]) -> list[dict[str, Any]]:
     """Return the values of one kind of resource that are to be had."""
     have = {"Status": "Available", "StatusCategory": "WithStock"}
     if wanted == "InstanceType":
         return [
             {**have, "Value": one.id}
-            for one in INSTANCE_TYPES.values()
+            for one in types.values()
             if call.text("InstanceType") in ("", one.id)
             and call.args.get("Cores", one.cpu) == one.cpu
             and call.args.get("Memory", one.memory_mib / 1024) == one.memory_mib / 1024
@@ -149,7 +152,7 @@ def _supported(call: Call, wanted: str) -> list[dict[str, Any]]:
 async def describe_available_resource(call: Call) -> dict[str, Any]:
     """List what can be made in the zone."""
     wanted = call.text("DestinationResource")
-    supported = _supported(call, wanted)
+    supported = _supported(call, wanted, await instance_types.table(call.context.reads))
     zone = {
         "AvailableResources": {
             "AvailableResource": [{"SupportedResources": {"SupportedResource": supported}, "Type": wanted}]

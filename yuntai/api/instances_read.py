@@ -10,7 +10,6 @@ from yuntai.api.instance_shapes import ATTRIBUTE, DESCRIBE, DESCRIBED, MAINTENAN
 from yuntai.api.registry import ECS, PAGES, Call, action
 from yuntai.control.requests import instances
 from yuntai.control.requests.types import InstanceDetail, InstanceFilter, Page
-from yuntai.model.compute import INSTANCE_TYPES
 
 _METADATA = {"HttpEndpoint": "enabled", "HttpPutResponseHopLimit": 1, "HttpTokens": "optional"}
 _ADDRESSES_WE_NEVER_HAVE = ("EipAddresses", "InnerIpAddresses", "Ipv6Address", "PublicIpAddresses", "RdmaIpAddresses")
@@ -53,6 +52,7 @@ def _both(call: Call, detail: InstanceDetail) -> dict[str, Any]:
     return {
         "Cpu": instance.cpu,
         "CreationTime": to_minute(instance.created),
+        "DedicatedHostAttribute": {"DedicatedHostId": instance.dedicated_host},
         "Description": instance.description,
         "ExpiredTime": NEVER,
         "HostName": instance.hostname,
@@ -76,14 +76,18 @@ def _both(call: Call, detail: InstanceDetail) -> dict[str, Any]:
 
 def _item(call: Call, detail: InstanceDetail) -> dict[str, Any]:
     instance, image = detail.instance, detail.image
-    kind = INSTANCE_TYPES.get(instance.instance_type)
     return {
         **_both(call, detail),
         "CpuOptions": {"CoreCount": instance.cpu, "ThreadsPerCore": 1},
-        "DedicatedInstanceAttribute": {"Affinity": "default", "Tenancy": "default"},
+        "DedicatedInstanceAttribute": {
+            "Affinity": "host" if instance.dedicated_host else "default",
+            "Tenancy": "host" if instance.dedicated_host else "default",
+        },
         "DeletionProtection": instance.deletion_protection,
+        "DeploymentSetGroupNo": instance.deployment_set_group,
+        "DeploymentSetId": instance.deployment_set,
         "DeviceAvailable": True,
-        "InstanceTypeFamily": kind.family if kind is not None else "",
+        "InstanceTypeFamily": instance.instance_type.rpartition(".")[0],
         "IoOptimized": True,
         "KeyPairName": instance.key_pair,
         "MetadataOptions": _METADATA,

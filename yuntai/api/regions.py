@@ -6,7 +6,7 @@ from typing import Any
 
 from yuntai.api.instance_types import categories
 from yuntai.api.registry import ECS, LOCATION, VPC, Call, action
-from yuntai.model.compute import INSTANCE_TYPES
+from yuntai.control import instance_types
 
 _ZONE = """
     AvailableDedicatedHostTypes{DedicatedHostType[]} AvailableDiskCategories{DiskCategories[]}
@@ -47,7 +47,8 @@ async def describe_vpc_regions(call: Call) -> dict[str, Any]:
 @action(ECS, "DescribeZones", "Verbose:b", f"Zones{{Zone[]{{{_ZONE}}}}}")
 async def describe_zones(call: Call) -> dict[str, Any]:
     """List the zone and what can be made in it."""
-    types, families = list(INSTANCE_TYPES), sorted({one.family for one in INSTANCE_TYPES.values()})
+    there = await instance_types.table(call.context.reads)
+    types, families = list(there), sorted({one.family for one in there.values()})
     disks = categories()
     resources = {
         "DataDiskCategories": {"supportedDataDiskCategory": disks},

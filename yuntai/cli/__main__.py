@@ -11,7 +11,19 @@ from typing import Annotated
 import typer
 
 from yuntai import __version__
-from yuntai.cli import archive, cloud, images, instances, lab, networks, pangu, snapshots, storage, volume_stats
+from yuntai.cli import (
+    archive,
+    cloud,
+    images,
+    instances,
+    lab,
+    networks,
+    pangu,
+    placing,
+    snapshots,
+    storage,
+    volume_stats,
+)
 from yuntai.cli.client import CliError
 from yuntai.cli.output import fail
 
@@ -34,6 +46,12 @@ app.add_typer(pangu.app, name="pangu")
 app.add_typer(cloud.host, name="host")
 app.add_typer(lab.app, name="lab")
 app.add_typer(cloud.job, name="job")
+instances.app.command("explain")(placing.explain)
+app.add_typer(placing.types, name="instance-type")
+app.add_typer(placing.quota, name="quota")
+app.add_typer(placing.scheduler, name="scheduler")
+app.add_typer(placing.sets, name="deployment-set")
+app.add_typer(placing.dedicated, name="dedicated-host")
 app.command()(cloud.status)
 app.command()(cloud.health)
 app.command(hidden=True)(cloud.pipe)

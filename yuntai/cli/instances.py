@@ -88,6 +88,8 @@ def create(
     user_data: Annotated[Path | None, typer.Option(help="file with user data", exists=True, dir_okay=False)] = None,
     system_gib: Annotated[int | None, typer.Option(help="size of the system disk in GiB", min=1)] = None,
     data_gib: Annotated[list[int] | None, typer.Option(help="a data disk of so many GiB; may be given again")] = None,
+    deployment_set: Annotated[str, typer.Option(help="deployment set that it comes into")] = "",
+    dedicated_host: Annotated[str, typer.Option(help="dedicated host that it is placed on")] = "",
     amount: Annotated[int, typer.Option(help="how many", min=1, max=100)] = 1,
     client_token: Annotated[str, typer.Option(help="makes a repeated call create nothing more")] = "",
     wait: Wait = False,
@@ -108,6 +110,8 @@ def create(
         UserData=base64.b64encode(user_data.read_bytes()).decode() if user_data else "",
         SystemDisk={"Size": system_gib},
         DataDisk=[{"Size": size} for size in data_gib or []],
+        DeploymentSetId=deployment_set,
+        DedicatedHostId=dedicated_host,
         Amount=amount,
         ClientToken=client_token,
     )

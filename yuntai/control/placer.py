@@ -158,6 +158,8 @@ class Placer:
                     self._fleet.put_instance(instance)
             case Host() as host:
                 self._fleet.put_host(host)
+                if host.dedicated in self._taken:  # the whole of it was held until now
+                    self.release(host.dedicated)
             case HostPool() as pool:
                 self._fleet.put_pool(pool)
             case DeploymentSet() as one:

@@ -28,16 +28,17 @@ class DeploymentSet(Record, frozen=True, kw_only=True):
 
 
 class DedicatedHost(Record, frozen=True, kw_only=True):
-    """A host that one account has for itself. The host's own record names it in ``dedicated``."""
+    """A host that one account has for itself. That host's own record names it in ``dedicated``."""
 
     KIND: ClassVar[str] = "dedicated_host"
 
     account: str
     name: str = ""
     description: str = ""
-    host: str
-    auto_placement: bool = True  # instances may come here that name only "a dedicated host", not this one
+    host: str = ""  # "" = it is being looked for
+    auto_placement: bool = True  # as it was asked for; an instance names its dedicated host anyway
     action_on_maintenance: Literal["Migrate", "Stop"] = "Migrate"
+    reason: str = ""  # why there is no host for it
     created: str
 
 
@@ -47,6 +48,7 @@ class SchedulerSettings(Record, frozen=True, kw_only=True):
     KIND: ClassVar[str] = "scheduler_settings"
 
     reserve_for_one_host: bool = False  # new instances leave room for what runs on any one host
+    own_types: bool = False  # the table of instance types is the records; before, it is what the product brings
 
 
 SETTINGS_ID = "scheduler"

@@ -9,10 +9,11 @@ import alibabacloud_ecs20140526.models as e
 import alibabacloud_vpc20160428.models as v
 
 from tests.functional.sdk.network import SMALLEST
+from tests.functional.sdk.placing import PlaceLife
 from tests.functional.sdk.snapshots import SnapshotLife
 
 
-class Life(SnapshotLife):
+class Life(SnapshotLife, PlaceLife):
     """The whole life, from an empty account back to an empty account."""
 
     def make_instance(self) -> None:
@@ -30,6 +31,8 @@ class Life(SnapshotLife):
             user_data=base64.b64encode(b"#!/bin/sh\necho yuntai\n").decode(),
             data_disk=[e.RunInstancesRequestDataDisk(size=1, disk_name="extra")],
             tag=[e.RunInstancesRequestTag(key="owner", value="sdk")],
+            deployment_set_id=made["set"],
+            deployment_set_group_no=2,
             client_token=f"{self.name}-token-1",
             amount=1,
         )
@@ -246,6 +249,7 @@ class Life(SnapshotLife):
         if "instance" in made:
             ecs.delete_instance(e.DeleteInstanceRequest(instance_id=made["instance"], force=True))
             self.until("the instance to go", lambda: self.instance(made["instance"]), lambda seen: seen is None)
+        self.drop_set()
         names = f'["{self.name}","{self.name}-imported"]'
         ecs.delete_key_pairs(e.DeleteKeyPairsRequest(region_id=region, key_pair_names=names))
         if "group" in made:
@@ -262,8 +266,11 @@ class Life(SnapshotLife):
         """Live the whole life; what was made is released also when something fails on the way."""
         try:
             self.look_around()
+            self.use_dedicated_hosts()
             self.make_network()
+            self.make_set()
             self.make_instance()
+            self.check_set()
             self.use_disks()
             self.use_snapshots()
             self.use_policies()

@@ -169,7 +169,15 @@ async def seed(store: Store) -> None:
             id=ACCOUNT,
             name="tests",
             created=now,
-            quotas={"instances": 4000, "vcpus": 8000, "disks": 8000, "disk_gib": 1 << 20, "keypairs": 9000},
+            quotas={
+                "instances": 4000,
+                "vcpus": 8000,
+                "disks": 8000,
+                "disk_gib": 1 << 20,
+                "keypairs": 9000,
+                "network_interfaces": 8000,
+                "dedicated_hosts": 2,
+            },
         )
     )
     for key, secret, extra in (

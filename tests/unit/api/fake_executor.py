@@ -11,6 +11,7 @@ from yuntai.model.base import now_utc
 from yuntai.model.cluster import Job
 from yuntai.model.compute import Disk, Image, Instance, ObservedInstance, Snapshot, SnapshotGroup
 from yuntai.model.network import Port
+from yuntai.model.placement import DedicatedHost
 from yuntai.state import Put, Reset, Store
 
 
@@ -71,6 +72,10 @@ class FakeExecutor:
 
     async def _disk(self, disk_id: str, **changes: Any) -> None:
         await self.store.update(Disk, disk_id, lambda one: replace(one, job="", **changes))
+
+    async def _allocate_dedicated_host(self, job: Job) -> None:
+        if await self.store.get(DedicatedHost, job.resource) is not None:
+            await self.store.update(DedicatedHost, job.resource, lambda one: replace(one, host="h9"))
 
     async def _create_disk(self, job: Job) -> None:
         await self._disk(job.resource, status="Available")

@@ -17,7 +17,7 @@ from yuntai.model.network import Port
 if TYPE_CHECKING:
     from yuntai.control.jobs.volumes import Volumes
     from yuntai.control.placer import Placer
-    from yuntai.control.scheduler import Placement, Request
+    from yuntai.control.scheduler import Fleet, Placement, Request
     from yuntai.control.unit import Unit
     from yuntai.model.cluster import Job, Step
 
@@ -85,8 +85,19 @@ class Context:
         """
         if self.placer is not None:
             return await self.placer.take(request, besides=besides)
+        return (await self.fleet()).choose(request)
+
+    async def fleet(self) -> Fleet:
+        """Return who is where; nobody else places between this and what the step writes, if it holds what it takes."""
+        if self.placer is not None:
+            return await self.placer.fleet()
         await self.unit.guard(PLACEMENT_DOMAIN)
-        return (await fleet_of(self.unit)).choose(request)
+        return await fleet_of(self.unit)
+
+    def hold(self, request: Request, host: str, *, besides: bool = False) -> None:
+        """Hold room at a host that the step chose by itself, until what it writes says so."""
+        if self.placer is not None:
+            self.placer.hold(request, host, besides=besides)
 
     async def port_to(self, instance: Instance, host: str) -> None:
         """Write the port so that its network is made on ``host``."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from yuntai.control.jobs import steps_instance as on_instance
+from yuntai.control.jobs import steps_place as on_place
 from yuntai.control.jobs import steps_restore as on_restore
 from yuntai.control.jobs import steps_snapshot as on_snapshot
 from yuntai.control.jobs import steps_storage as on_storage
@@ -50,6 +51,7 @@ PLANS: dict[str, Plan] = {
     "delete_instance": Plan(
         (on_instance.wait_absent, on_instance.remove_instance, on_storage.delete_volumes), persistent=True
     ),
+    "allocate_dedicated_host": Plan((on_place.dedicate,), (on_place.undo_dedicate,)),
     "create_disk": Plan(
         (on_instance.make_volumes, on_storage.finish_disk), (on_instance.undo_volumes, on_storage.undo_disk)
     ),

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from yuntai.control import errors, scheduler
+from yuntai.control import errors, instance_types, scheduler
 from yuntai.control.errors import ApiError
 from yuntai.control.placer import fleet_of
 from yuntai.control.requests import addresses, credentials, quotas, validate
 from yuntai.control.requests.base import decide, new_job, transact
+from yuntai.control.requests.dedicated_hosts import need_dedicated_host
 from yuntai.control.requests.default_network import default_group, default_vswitch
+from yuntai.control.requests.deployment_sets import check_group, need_deployment_set
 from yuntai.control.requests.disks import DEVICES, size_from, volume_of
 from yuntai.control.requests.images import need_image
 from yuntai.control.requests.keypairs import need_key_pair
@@ -22,7 +24,7 @@ from yuntai.control.requests.snapshots import need_snapshot
 from yuntai.control.requests.types import DiskSpec
 from yuntai.control.requests.vswitches import need_vswitch
 from yuntai.model.base import new_id, now_utc
-from yuntai.model.compute import INSTANCE_TYPES, Disk, Image, Instance, InstanceType, Snapshot
+from yuntai.model.compute import Disk, Image, Instance, InstanceType, Snapshot
 from yuntai.model.lifecycle_storage import IMAGE, SNAPSHOT
 from yuntai.model.network import Port, Vpc, VSwitch
 from yuntai.network.addresses import guest_mac
@@ -52,6 +54,8 @@ class _Parts(NamedTuple):
     system_gib: int
     data: tuple[tuple[DiskSpec, int, Snapshot | None], ...]
     password_hash: str
+    deployment_set: str
+    group: int
 
 
 async def run_instances(store: Store, caller: Caller, request: RunInstances) -> list[str]:
@@ -66,11 +70,11 @@ async def create_instance(store: Store, caller: Caller, request: RunInstances) -
 
 
 async def _launch(store: Store, caller: Caller, request: RunInstances, action: str, *, start: bool) -> list[str]:
-    kind = _check(caller, request)
+    _check(caller, request)
     hashed = await asyncio.to_thread(credentials.hash_password, request.password) if request.password else ""
 
     async def body(unit: Unit) -> list[str]:
-        parts = await _resolve(unit, caller, request, kind, hashed)
+        parts = await _resolve(unit, caller, request, hashed)
         count = await _how_many(unit, caller, request, parts)
         ips = await _addresses(unit, request, parts.vswitch, count)
         ids = []
@@ -93,20 +97,12 @@ async def _launch(store: Store, caller: Caller, request: RunInstances, action: s
     )
 
 
-def _check(caller: Caller, request: RunInstances) -> InstanceType:
+def _check(caller: Caller, request: RunInstances) -> None:
     """Check what can be checked without records."""
     if not request.image_id:
         raise errors.missing("ImageId")
     if not request.instance_type:
         raise errors.missing("InstanceType")
-    kind = INSTANCE_TYPES.get(request.instance_type)
-    if kind is None:
-        raise errors.invalid(
-            "InstanceType",
-            request.instance_type,
-            f"use one of {', '.join(INSTANCE_TYPES)}",
-            "InvalidInstanceType.ValueNotSupported",
-        )
     validate.zone(request.zone_id, caller.zone)
     validate.name("InstanceName", request.name, code="InvalidInstanceName.Malformed")
     validate.description("Description", request.description)
@@ -131,7 +127,6 @@ def _check(caller: Caller, request: RunInstances) -> InstanceType:
         validate.disk_category(f"{field}.Category", spec.category)
         validate.name(f"{field}.DiskName", spec.name, code="InvalidDiskName.Malformed")
         validate.description(f"{field}.Description", spec.description)
-    return kind
 
 
 def _disk_fields(request: RunInstances) -> Iterator[tuple[str, DiskSpec]]:
@@ -140,8 +135,12 @@ def _disk_fields(request: RunInstances) -> Iterator[tuple[str, DiskSpec]]:
         yield f"DataDisk.{number}", spec
 
 
-async def _resolve(unit: Unit, caller: Caller, request: RunInstances, kind: InstanceType, hashed: str) -> _Parts:
+async def _resolve(unit: Unit, caller: Caller, request: RunInstances, hashed: str) -> _Parts:
     """Look up everything that the request names."""
+    kind = await instance_types.need(unit, request.instance_type)
+    deployment_set, group = await _deployment_set(unit, caller, request)
+    if request.dedicated_host_id:
+        await need_dedicated_host(unit, caller, request.dedicated_host_id)
     image = await need_image(unit, caller, request.image_id)
     decide(IMAGE, image.status, "use", image.id)
     vswitch = await _vswitch(unit, caller, request)
@@ -181,7 +180,14 @@ async def _resolve(unit: Unit, caller: Caller, request: RunInstances, kind: Inst
             snapshot = await need_snapshot(unit, caller, spec.snapshot_id)
             decide(SNAPSHOT, snapshot.status, "use", snapshot.id)
         data.append((spec, size_from(f"DataDisk.{number}.Size", spec.size_gib, snapshot, DATA_DISK_GIB), snapshot))
-    return _Parts(kind, image, vswitch, groups, system_gib, tuple(data), hashed)
+    return _Parts(kind, image, vswitch, groups, system_gib, tuple(data), hashed, deployment_set, group)
+
+
+async def _deployment_set(unit: Unit, caller: Caller, request: RunInstances) -> tuple[str, int]:
+    if not request.deployment_set_id:
+        return "", 0
+    one = await need_deployment_set(unit, caller, request.deployment_set_id)
+    return one.id, check_group(one, request.deployment_set_group)
 
 
 async def _vswitch(unit: Unit, caller: Caller, request: RunInstances) -> VSwitch:
@@ -210,12 +216,19 @@ async def _how_many(unit: Unit, caller: Caller, request: RunInstances, parts: _P
         raise errors.invalid(
             "Amount", request.amount, f"at most {in_one_call} instances of {disks} disks go into one call; make several"
         )
-    each = {"instances": 1, "vcpus": parts.kind.cpu, "disks": disks, "disk_gib": gib}
+    each = {"instances": 1, "network_interfaces": 1, "vcpus": parts.kind.cpu, "disks": disks, "disk_gib": gib}
     room = await quotas.room(unit, caller.account, **each)
     if room < needed:
         await quotas.need(unit, caller.account, **{name: amount * needed for name, amount in each.items()})
     count = min(request.amount, in_one_call, room)
-    wanted = scheduler.Request("", parts.kind.cpu, parts.kind.memory_mib)
+    wanted = scheduler.Request(
+        "",
+        parts.kind.cpu,
+        parts.kind.memory_mib,
+        deployment_set=parts.deployment_set,
+        group=parts.group,
+        dedicated_host=request.dedicated_host_id,
+    )
     fitting, why = (await fleet_of(unit)).fit(wanted, count)
     if fitting < needed:
         raise ApiError(
@@ -287,6 +300,9 @@ def _write(
         deletion_protection=request.deletion_protection,
         restart_policy=request.restart_policy,
         job=job.id,
+        deployment_set=parts.deployment_set,
+        deployment_set_group=parts.group,
+        dedicated_host=request.dedicated_host_id,
     )
     for record in (instance, port, job, *(msgspec.structs.replace(disk, job=job.id) for disk in disks)):
         unit.add(record)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from yuntai.control import errors
-from yuntai.control.requests.types import QuotaUse
+from yuntai.control.requests.types import Caller, QuotaUse
 from yuntai.control.unit import Unit
 from yuntai.model.cluster import Account
 from yuntai.model.compute import AutoSnapshotPolicy, Disk, Image, Instance, KeyPair, Snapshot
-from yuntai.model.network import SecurityGroup, Vpc, VSwitch
+from yuntai.model.network import Port, SecurityGroup, Vpc, VSwitch
+from yuntai.model.placement import DedicatedHost, DeploymentSet
+from yuntai.state import NotFound
 
 if TYPE_CHECKING:
-    from yuntai.control.requests.types import Caller
     from yuntai.model.base import Record
     from yuntai.state import Store
 
@@ -31,7 +34,11 @@ DEFAULTS: dict[str, int] = {
     "disks_per_instance": 17,
     "keypairs": 500,
     "auto_snapshot_policies": 100,
+    "network_interfaces": 500,
+    "deployment_sets": 100,
+    "dedicated_hosts": 0,  # whole machines: the operator says who may have how many
 }
+LIMIT_MAX = 1_000_000_000
 _CODES = {
     "instances": "QuotaExceed.Instance",
     "vcpus": "QuotaExceed.ElasticQuota",
@@ -47,6 +54,9 @@ _CODES = {
     "disks_per_instance": "InstanceDiskLimitExceeded",
     "keypairs": "QuotaExceed.KeyPair",
     "auto_snapshot_policies": "QuotaExceed.AutoSnapshotPolicy",
+    "network_interfaces": "EniPerRegionLimitExceeded",
+    "deployment_sets": "QuotaExceed.DeploymentSet",
+    "dedicated_hosts": "QuotaExceed.DedicatedHost",
 }
 _COUNTED: dict[str, type[Record]] = {
     "instances": Instance,
@@ -58,6 +68,9 @@ _COUNTED: dict[str, type[Record]] = {
     "security_groups": SecurityGroup,
     "keypairs": KeyPair,
     "auto_snapshot_policies": AutoSnapshotPolicy,
+    "network_interfaces": Port,
+    "deployment_sets": DeploymentSet,
+    "dedicated_hosts": DedicatedHost,
 }
 
 
@@ -99,10 +112,38 @@ async def room(unit: Unit, account: str, **each: int) -> int:
 
 
 async def describe_quotas(store: Store, caller: Caller) -> list[QuotaUse]:
-    """Return every quota of the account that sums over records, with its use."""
+    """Return every quota of the account with its use; those of single resources (rules of a group, say) have none."""
     unit = Unit(store)
     allowed = await limits(unit, caller.account)
     return [
         QuotaUse(name=name, used=await used(unit, caller.account, name), limit=allowed[name])
         for name in (*_COUNTED, "vcpus", "disk_gib")
+    ] + [
+        QuotaUse(name=name, used=0, limit=allowed[name])
+        for name in ("rules_per_group", "groups_per_instance", "disks_per_instance")
     ]
+
+
+async def accounts(store: Store, account: str = "") -> list[tuple[Account, list[QuotaUse]]]:
+    """Return every account with its quotas and their use, or one."""
+    found = [one.value for one in await store.list(Account) if account in ("", one.value.id)]
+    if account and not found:
+        raise errors.not_found("account", account, "InvalidAccount.NotFound")
+    return [(one, await describe_quotas(store, Caller(account=one.id))) for one in found]
+
+
+async def set_quota(store: Store, account: str, name: str, limit: int | None) -> None:
+    """Set a limit of an account; ``None`` = the product's again. What is in use stays, even above the limit."""
+    if name not in DEFAULTS:
+        raise errors.invalid("Name", name, f"use one of {', '.join(sorted(DEFAULTS))}")
+    if limit is not None and not 0 <= limit <= LIMIT_MAX:
+        raise errors.invalid("Limit", limit, f"use 0 to {LIMIT_MAX}, or leave it out for the product's own")
+
+    def change(record: Account) -> Account:
+        rest = {key: value for key, value in record.quotas.items() if key != name}
+        return msgspec.structs.replace(record, quotas=rest if limit is None else {**rest, name: limit})
+
+    try:
+        await store.update(Account, account, change)
+    except NotFound as error:
+        raise errors.not_found("account", account, "InvalidAccount.NotFound") from error

@@ -102,6 +102,9 @@ class RunInstances(msgspec.Struct, frozen=True, kw_only=True):
     zone_id: str = ""
     deletion_protection: bool = False
     restart_policy: Literal["always", "never"] = "always"
+    deployment_set_id: str = ""
+    deployment_set_group: int | None = None
+    dedicated_host_id: str = ""
     amount: int = 1
     min_amount: int = 0
     client_token: str = ""

@@ -1,0 +1,98 @@
+"""The operator's commands on placement, against the real front."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from tests.unit.api.fake_cloud import ACCOUNT, KEY, REGION, SECRET, FakeCloud
+from yuntai.cli.__main__ import app
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("home")
+    with FakeCloud() as cloud:
+        credentials = {
+            "endpoint": cloud.target.endpoint,
+            "access_key_id": KEY,
+            "access_key_secret": SECRET,
+            "region": REGION,
+        }
+        (folder / "credentials.json").write_text(json.dumps(credentials))
+        yield str(folder)
+
+
+@pytest.fixture
+def run(home: str, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setenv("YUNTAI_HOME", home)
+    monkeypatch.setenv("COLUMNS", "200")
+    return lambda *arguments: CliRunner().invoke(app, list(arguments))
+
+
+def good(result: Result) -> str:
+    assert result.exception is None, (result.output, repr(result.exception))
+    return result.stdout
+
+
+def read(result: Result) -> Any:
+    return json.loads(good(result))
+
+
+def test_an_instance_is_explained(run: Run) -> None:
+    made = read(run("instance", "create", "--image", "debian-13", "--wait", "-o", "json"))["InstanceIds"][0]
+    text = good(run("instance", "explain", made))
+    assert "h1 *" in text
+    assert "it fits" in text
+    answer = read(run("instance", "explain", made, "-o", "json"))
+    assert (answer["Host"], answer["Hosts"][0]["Possible"]) == ("h1", True)
+
+
+def test_the_table_of_types_is_edited(run: Run) -> None:
+    good(run("instance-type", "create", "ecs.cli.tall", "--cpu", "2", "--memory", "512", "--nics", "2"))
+    rows = {row["InstanceTypeId"]: row for row in read(run("instance-type", "list", "-o", "json"))}
+    assert (rows["ecs.cli.tall"]["Cpu"], rows["ecs.cli.tall"]["EniQuantity"]) == (2, 2)
+    assert "ecs.yt1.nano" in rows
+    made = read(run("instance", "create", "--image", "debian-13", "--type", "ecs.cli.tall", "--wait", "-o", "json"))
+    assert made["InstanceIds"]
+    good(run("instance-type", "delete", "ecs.cli.tall"))
+    assert "ecs.cli.tall" not in good(run("instance-type", "list"))
+    assert run("instance-type", "delete", "ecs.cli.tall").exit_code == 1
+
+
+def test_quotas_are_shown_and_set(run: Run) -> None:
+    good(run("quota", "set", ACCOUNT, "vpcs", "3"))
+    shown = {q["Name"]: q for q in read(run("quota", "list", ACCOUNT, "-o", "json"))}
+    assert (shown["vpcs"]["Limit"], shown["vpcs"]["Own"]) == (3, True)
+    good(run("quota", "set", ACCOUNT, "vpcs", "default"))
+    assert "vpcs" in good(run("quota", "list"))
+    assert run("quota", "set", ACCOUNT, "cats", "1").exit_code == 1
+    assert run("quota", "set", ACCOUNT, "vpcs", "many").exit_code == 1
+
+
+def test_the_reserve_is_set(run: Run) -> None:
+    good(run("scheduler", "set", "--reserve-for-one-host"))
+    assert read(run("scheduler", "show", "-o", "json"))["ReserveForOneHost"] is True
+    refused = run("instance", "create", "--image", "debian-13")
+    assert refused.exit_code == 1
+    assert "could not take over a host that fails" in str(refused.exception)
+    good(run("scheduler", "set", "--no-reserve"))
+    assert read(run("scheduler", "show", "-o", "json"))["ReserveForOneHost"] is False
+
+
+def test_sets_and_dedicated_hosts(run: Run) -> None:
+    made = good(run("deployment-set", "create", "--name", "apart")).strip()
+    instance = read(run("instance", "create", "--image", "debian-13", "--deployment-set", made, "-o", "json"))
+    assert instance["InstanceIds"]
+    assert made in good(run("deployment-set", "list"))
+    assert run("deployment-set", "delete", made).exit_code == 1
+    one = good(run("dedicated-host", "allocate")).strip()
+    assert one in good(run("dedicated-host", "list"))
+    good(run("dedicated-host", "release", one))
+    assert one not in good(run("dedicated-host", "list"))
