@@ -60,6 +60,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     chunkservers: list[ChunkServer] = msgspec.field(default_factory=list)
     account: str = "1000000000000001"
     tls: Tls | None = None
+    mce_banks: int = 0  # reported in place of what is found; 0 = what is found. For trying unequal hosts.
 
     def secret(self, name: str) -> bytes:
         """Return the 32 bytes of the secret ``name`` (``cluster`` or ``token``) from :attr:`secrets_dir`."""

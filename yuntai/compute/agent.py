@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING
 
 from yuntai import log
 from yuntai.compute import console, hostrecord
+from yuntai.compute.cpu import CpuFacts
 from yuntai.compute.driver import HypervisorError
 from yuntai.compute.inventory import Mirror
 from yuntai.compute.keeper import Keeper, Tools
+from yuntai.compute.processor import Processors
+from yuntai.model.cluster import HostPool
 from yuntai.model.compute import Disk, Instance, ObservedInstance
 from yuntai.model.network import Port
 from yuntai.state import StateError
@@ -28,7 +31,9 @@ if TYPE_CHECKING:
 
 RESYNC_S = 30.0
 CONSOLE_CHECK_S = 10.0
-VERSIONS_S = 5.0
+FACTS_S = 5.0
+FACTS_AGAIN_BEATS = 30
+"""What libvirt says of itself and the CPU is asked again so often: an update changes it under a running agent."""
 READY_TIMEOUT_S = 60.0
 STRANGER_ROUNDS = 2
 """A guest without any record is ended when it was seen so many resyncs in a row: once may be a moment's reading."""
@@ -52,11 +57,14 @@ class Agent:
         self._instances = Mirror(store, Instance, self._instance_changed)
         self._disks = Mirror(store, Disk, self._disk_changed)
         self._ports = Mirror(store, Port, self._port_changed)
+        self._pools = Mirror(store, HostPool, lambda _: None)
+        self._processors = Processors(store, config.host, self._pools.get)
         self._tools = Tools(
             store=store,
             hypervisor=hypervisor,
             volumes=volumes,
             records=self,
+            processors=self._processors,
             host=config.host,
             accelerator=accelerator,
             log_dir=config.log_dir,
@@ -85,7 +93,7 @@ class Agent:
     async def run(self) -> None:
         """Keep this host's guests for ever."""
         async with asyncio.TaskGroup() as tasks:
-            for mirror in (self._instances, self._disks, self._ports):
+            for mirror in (self._instances, self._disks, self._ports, self._pools):
                 tasks.create_task(mirror.run())
             tasks.create_task(self._heartbeat())
             await self._wait_for_records()
@@ -100,7 +108,7 @@ class Agent:
         while True:
             try:
                 async with asyncio.timeout(READY_TIMEOUT_S):
-                    for mirror in (self._instances, self._disks, self._ports):
+                    for mirror in (self._instances, self._disks, self._ports, self._pools):
                         await mirror.ready.wait()
             except TimeoutError:
                 _LOG.warning("records not readable yet; guests run on as they are", etcd=self._config.etcd)
@@ -182,22 +190,27 @@ class Agent:
     async def _heartbeat(self) -> None:
         registered = False
         versions: dict[str, str] = {}
+        cpu = CpuFacts()
+        beats = 0
         while True:
             try:
-                if not versions:
+                if beats % FACTS_AGAIN_BEATS == 0 or not cpu.features:
                     # The first question may take libvirt long; the heartbeat does not wait for it.
-                    async with asyncio.timeout(VERSIONS_S):
+                    async with asyncio.timeout(FACTS_S):
                         versions = await self._hypervisor.versions()
+                        cpu = await self._hypervisor.cpu(self._tools.accelerator)
             except (HypervisorError, TimeoutError) as error:
-                _LOG.warning("hypervisor's version not readable", error=str(error))
+                _LOG.warning("hypervisor's version and CPU not readable", error=str(error))
             try:
                 if not registered:
                     await hostrecord.register_storage(self._store, self._config)
                     registered = True
-                await hostrecord.beat(self._store, hostrecord.describe(self._config, self._tools.accelerator, versions))
+                fresh = hostrecord.describe(self._config, self._tools.accelerator, versions, cpu)
+                self._processors.learn(await hostrecord.beat(self._store, fresh))
             except StateError as error:
                 _LOG.warning("host record not written", error=str(error))
-            await asyncio.sleep(hostrecord.HEARTBEAT_S if registered else 1.0)
+            beats += 1
+            await asyncio.sleep(hostrecord.HEARTBEAT_S if registered and cpu.features else 1.0)
 
     async def _bound_consoles(self) -> None:
         while True:

@@ -6,6 +6,8 @@ import xml.etree.ElementTree as ET
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from yuntai.compute.driver import Accelerator, DiskSpec, GuestSpec, NicSpec
 
 NAMESPACE = "urn:yuntai:guest:1"
@@ -26,8 +28,8 @@ _OFFLOADS_GUEST = ("csum", "tso4", "tso6", "ecn", "ufo")
 ET.register_namespace("yuntai", NAMESPACE)
 
 
-def domain(spec: GuestSpec) -> str:
-    """Return the whole domain."""
+def domain(spec: GuestSpec, of_model: Collection[str] = ()) -> str:
+    """Return the whole domain. ``of_model``: all features of the model of its processor, which it gets by itself."""
     root = ET.Element("domain", type="kvm" if spec.accelerator == "kvm" else "qemu")
     _text(root, "name", spec.id)
     _text(root, "uuid", spec.uuid)
@@ -36,7 +38,7 @@ def domain(spec: GuestSpec) -> str:
     _text(root, "vcpu", str(spec.cpu), placement="static")
     _firmware(root, spec)
     _features(root, spec.accelerator)
-    _processor(root, spec)
+    _processor(root, spec, of_model)
     _clock(root, spec.accelerator)
     for event, action in (("on_poweroff", "destroy"), ("on_reboot", "restart"), ("on_crash", "destroy")):
         _text(root, event, action)
@@ -102,12 +104,22 @@ def _features(root: ET.Element, accelerator: Accelerator) -> None:
         _text(ET.SubElement(features, "tcg"), "tb-cache", str(TB_CACHE_MIB), unit="MiB")
 
 
-def _processor(root: ET.Element, spec: GuestSpec) -> None:
-    if spec.accelerator == "kvm" and not spec.cpu_model:
+def _processor(root: ET.Element, spec: GuestSpec, of_model: Collection[str]) -> None:
+    if spec.processor is None and spec.accelerator == "kvm":
         ET.SubElement(root, "cpu", mode="host-model", check="partial")
         return
-    cpu = ET.SubElement(root, "cpu", mode="custom", match="exact", check="none")
-    _text(cpu, "model", spec.cpu_model or TCG_MODEL, fallback="forbid")
+    if spec.processor is None:
+        cpu = ET.SubElement(root, "cpu", mode="custom", match="exact", check="none")
+        _text(cpu, "model", TCG_MODEL, fallback="forbid")
+        return
+    # check="partial": a host that lacks one of them refuses the start and names it, also when the guest is moved there.
+    # Every feature is spelt out: a newer libvirt may mean more by the same model.
+    cpu = ET.SubElement(root, "cpu", mode="custom", match="exact", check="partial")
+    _text(cpu, "model", spec.processor.model, fallback="forbid")
+    for name in spec.processor.features:
+        ET.SubElement(cpu, "feature", policy="require", name=name)
+    for name in sorted(set(of_model).difference(spec.processor.features)):
+        ET.SubElement(cpu, "feature", policy="disable", name=name)
 
 
 def _clock(root: ET.Element, accelerator: Accelerator) -> None:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Literal, Protocol
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from yuntai.compute.cpu import CpuFacts, CpuSpec
+
 Accelerator = Literal["kvm", "tcg"]
 GuestState = Literal["running", "paused", "off"]
 End = Literal["", "shutdown", "destroyed", "crashed", "failed", "unknown"]
@@ -59,7 +61,7 @@ class GuestSpec:
     nic: NicSpec | None
     console_log: str
     console_socket: str
-    cpu_model: str = ""  # "" = what suits the accelerator
+    processor: CpuSpec | None = None  # None = what suits the accelerator; such a guest cannot be moved safely
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +121,9 @@ class Hypervisor(Protocol):
 
     def changes(self) -> AsyncIterator[str]:
         """Yield the id of a guest whenever something happened to it; "" when anything may have (a new connection)."""
+
+    async def cpu(self, accelerator: Accelerator) -> CpuFacts:
+        """Return what CPU a guest can have here."""
 
     async def versions(self) -> dict[str, str]:
         """Return the versions of the programs behind the driver."""

@@ -15,6 +15,7 @@ from yuntai.model.cluster import ChunkServer, Gateway, Host
 from yuntai.state import Exists, StateError
 
 if TYPE_CHECKING:
+    from yuntai.compute.cpu import CpuFacts
     from yuntai.compute.driver import Accelerator
     from yuntai.config import Config
     from yuntai.state import Store
@@ -35,8 +36,8 @@ def memory_mib(meminfo: Path = Path("/proc/meminfo")) -> int:
     raise OSError(f"{meminfo} has no MemTotal")
 
 
-def describe(config: Config, accelerator: Accelerator, versions: dict[str, str]) -> Host:
-    """Return this host's record as measured now."""
+def describe(config: Config, accelerator: Accelerator, versions: dict[str, str], cpu: CpuFacts) -> Host:
+    """Return this host's record as measured now. ``cpu`` is empty while it is not known."""
     cpus, total_mib = os.cpu_count() or 1, memory_mib()
     return Host(
         id=config.host,
@@ -45,7 +46,11 @@ def describe(config: Config, accelerator: Accelerator, versions: dict[str, str])
         cpus=cpus,
         memory_mib=total_mib,
         accelerator=accelerator,
-        cpu_model="qemu64" if accelerator == "tcg" else "host-model",
+        cpu_model=cpu.model,
+        cpu_vendor=cpu.vendor,
+        cpu_features=cpu.features,
+        mce_banks=config.mce_banks or cpu.mce_banks,
+        mce_banks_hardware=cpu.mce_banks_hardware,
         versions={"yuntai": __version__, "kernel": platform.release(), **versions},
         seen=now_utc(),
         guarded=True,
@@ -54,12 +59,22 @@ def describe(config: Config, accelerator: Accelerator, versions: dict[str, str])
     )
 
 
-async def beat(store: Store, fresh: Host) -> None:
-    """Write what the host reports of itself; what control judges, the operator wants and the guard reports stays."""
+async def beat(store: Store, fresh: Host) -> Host:
+    """Write what the host reports of itself, and return the record.
+
+    What control judges, the operator wants and the guard reports stays.
+    """
 
     def change(old: Host) -> Host:
+        # An agent that has just started does not know its CPU before libvirt answers: what it knew before stays.
+        known = old if not fresh.cpu_features else fresh
         return replace(
             fresh,
+            cpu_model=known.cpu_model,
+            cpu_vendor=known.cpu_vendor,
+            cpu_features=known.cpu_features,
+            mce_banks=known.mce_banks,
+            mce_banks_hardware=known.mce_banks_hardware,
             seen=now_utc(),
             storage_dead_since=old.storage_dead_since,
             status=old.status,
@@ -72,9 +87,11 @@ async def beat(store: Store, fresh: Host) -> None:
         )
 
     try:
-        await store.create(replace(fresh, seen=now_utc()))
+        made = replace(fresh, seen=now_utc())
+        await store.create(made)
     except Exists:
-        await store.update(Host, fresh.id, change)
+        return await store.update(Host, fresh.id, change)
+    return made
 
 
 async def register_storage(store: Store, config: Config) -> None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from yuntai.compute.driver import Accelerator, Guest, Hypervisor
+    from yuntai.compute.processor import Processors
     from yuntai.compute.volumes import Volumes
     from yuntai.model.network import Port
     from yuntai.state import Store
@@ -58,6 +59,7 @@ class Tools:
     hypervisor: Hypervisor
     volumes: Volumes
     records: Records
+    processors: Processors
     host: str
     accelerator: Accelerator
     log_dir: str
@@ -215,6 +217,7 @@ class Keeper:
         disks: list[DiskSpec] = []
         for position, disk_id in enumerate(instance.disks or (instance.system_disk,)):
             disks.append(await self._attach(disk_id, position, {one.target for one in disks}))
+        processor = await self._tools.processors.give(instance)
         log_file = console.log_path(self._tools.log_dir, self.id)
         socket = console.socket_path(self._tools.run_dir, self.id)
         for folder in (log_file.parent, socket.parent):
@@ -230,6 +233,7 @@ class Keeper:
                 nic=NicSpec(port=port.id, mac=port.mac),
                 console_log=str(log_file),
                 console_socket=str(socket),
+                processor=processor,
             )
         )
         self._shown.clear()

@@ -16,13 +16,13 @@ import libvirt
 import libvirt_qemu
 
 from yuntai import log
-from yuntai.compute import domain_xml, online_resize
+from yuntai.compute import cpu, domain_xml, online_resize
 from yuntai.compute.driver import Guest, HypervisorError, NoSuchGuestError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from yuntai.compute.driver import DiskSpec, End, GuestSpec, GuestState
+    from yuntai.compute.driver import Accelerator, DiskSpec, End, GuestSpec, GuestState
 
 R = TypeVar("R")
 
@@ -80,6 +80,7 @@ class LibvirtHypervisor:
         self._opening = threading.Lock()
         self._connection: Any = None
         self._resets: dict[str, int] = {}
+        self._models: dict[str, frozenset[str]] = {}
         self._watchers: list[asyncio.Queue[str]] = []
         self._lost = asyncio.Event()
         self._closed = False
@@ -111,7 +112,8 @@ class LibvirtHypervisor:
 
     async def start(self, spec: GuestSpec) -> None:
         """Define the guest anew and start it."""
-        text = domain_xml.domain(spec)
+        of_model = await self._model(spec.processor.model) if spec.processor is not None else frozenset()
+        text = domain_xml.domain(spec, of_model)
         await self._call(f"start guest {spec.id}", lambda c: c.defineXML(text).create())
 
     async def press_power(self, guest_id: str) -> None:
@@ -197,6 +199,30 @@ class LibvirtHypervisor:
         finally:
             watchdog.cancel()
             self._watchers.remove(queue)
+
+    async def cpu(self, accelerator: Accelerator) -> cpu.CpuFacts:
+        """Ask libvirt what it would give a guest, every feature spelt out."""
+        virt = "kvm" if accelerator == "kvm" else "qemu"
+
+        def read(connection: Any) -> str:
+            most = cpu.host_model(connection.getDomainCapabilities(None, _ARCH, _MACHINE, virt, 0))
+            if not most:
+                raise HypervisorError(f"libvirt does not say what CPU a guest by {accelerator} can have")
+            expand = libvirt.VIR_CONNECT_BASELINE_CPU_EXPAND_FEATURES | libvirt.VIR_CONNECT_BASELINE_CPU_MIGRATABLE
+            return str(connection.baselineHypervisorCPU(None, _ARCH, _MACHINE, virt, [most], expand))
+
+        text = await self._call("read what CPU a guest can have", read)
+        return cpu.facts(text, await asyncio.to_thread(cpu.hardware_banks))
+
+    async def _model(self, model: str) -> frozenset[str]:
+        """Return the features that a CPU model has by itself; libvirt's table of them does not change while it runs."""
+        if model not in self._models:
+            expand = libvirt.VIR_CONNECT_BASELINE_CPU_EXPAND_FEATURES
+            text = await self._call(
+                f"read the CPU model {model}", lambda c: str(c.baselineCPU([cpu.bare_model(model)], expand))
+            )
+            self._models[model] = cpu.features_of(text)
+        return self._models[model]
 
     async def versions(self) -> dict[str, str]:
         """Return the versions of QEMU and libvirt."""
@@ -308,6 +334,7 @@ class LibvirtHypervisor:
 
 
 _LIVE = libvirt.VIR_DOMAIN_AFFECT_LIVE
+_ARCH, _MACHINE = "x86_64", "q35"
 
 
 def _unplug(disk_id: str, *, ask: bool) -> Callable[[Any], bool]:

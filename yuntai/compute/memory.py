@@ -6,12 +6,13 @@ import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from yuntai.compute.cpu import CpuFacts
 from yuntai.compute.driver import DiskSpec, Guest, GuestSpec, HypervisorError, NoSuchGuestError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from yuntai.compute.driver import End
+    from yuntai.compute.driver import Accelerator, End
 
 
 class MemoryHypervisor:
@@ -22,6 +23,7 @@ class MemoryHypervisor:
         self.calls: list[tuple[str, ...]] = []
         self.deaf: set[str] = set()
         self.fail_next: dict[str, str] = {}  # call → text of the error that it ends with once
+        self.facts = CpuFacts(model="qemu64", vendor="AMD", features=("lm", "sse2"), mce_banks=10)
         self.sizes: dict[str, int] = {}  # export → the size that the guest sees
         self._guests: dict[str, Guest] = {}
         self._watchers: list[asyncio.Queue[str]] = []
@@ -132,6 +134,11 @@ class MemoryHypervisor:
                 yield await queue.get()
         finally:
             self._watchers.remove(queue)
+
+    async def cpu(self, accelerator: Accelerator) -> CpuFacts:
+        """Return what the test says, whatever the accelerator."""
+        self._called("cpu", accelerator)
+        return self.facts
 
     async def versions(self) -> dict[str, str]:
         """Return a version."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from yuntai import config as configuration
 from yuntai import log, process
-from yuntai.control import bootstrap, calendar, housekeeping
+from yuntai.control import bootstrap, calendar, housekeeping, pools
 from yuntai.control.jobs.executor import Executor
 from yuntai.control.jobs.pangu import PanguVolumes
 from yuntai.control.jobs.runner import Runner
@@ -70,6 +70,7 @@ async def lead(store: Store, volumes: Volumes, config: Config, leadership: Leade
         "reconciler": lambda: Reconciler(store, fences=fences).run(),
         "network": lambda: syncer.run(store, config),
         "housekeeping": lambda: housekeeping.run(store, volumes, fences),
+        "pools": lambda: pools.run(store, fences),
         "calendar": lambda: calendar.run(store),
     }
     tasks = [asyncio.create_task(keep(name, part), name=name) for name, part in parts.items()]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 
 import pytest
 
 from yuntai.compute import domain_xml
+from yuntai.compute.cpu import CpuSpec
 from yuntai.compute.driver import DiskSpec, GuestSpec, NicSpec
 
 SPEC = GuestSpec(
@@ -26,8 +28,6 @@ SPEC = GuestSpec(
 
 
 def tree(**changes: object) -> ET.Element:
-    from dataclasses import replace
-
     return ET.fromstring(domain_xml.domain(replace(SPEC, **changes)))  # type: ignore[arg-type]
 
 
@@ -115,7 +115,16 @@ def test_kvm_takes_the_host_baseline_or_the_named_model() -> None:
     assert plain.get("type") == "kvm"
     assert plain.find("features/tcg") is None
     assert plain.find("cpu").get("mode") == "host-model"  # type: ignore[union-attr]
-    assert tree(accelerator="kvm", cpu_model="Haswell-noTSX").findtext("cpu/model") == "Haswell-noTSX"
+
+
+def test_a_guest_gets_exactly_the_features_that_are_wanted() -> None:
+    given = replace(SPEC, processor=CpuSpec(model="EPYC", features=("avx", "clwb")))
+    cpu = ET.fromstring(domain_xml.domain(given, {"avx", "avx2", "svm"})).find("cpu")
+    assert cpu is not None
+    assert cpu.attrib == {"mode": "custom", "match": "exact", "check": "partial"}
+    assert cpu.findtext("model") == "EPYC"
+    said = [(one.get("policy"), one.get("name")) for one in cpu.iterfind("feature")]
+    assert said == [("require", "avx"), ("require", "clwb"), ("disable", "avx2"), ("disable", "svm")]
 
 
 def test_serials_fit_virtio() -> None:
