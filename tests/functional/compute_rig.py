@@ -48,7 +48,7 @@ class NbdVolumes:
         self._folder = folder
         self._servers: dict[str, subprocess.Popen[bytes]] = {}
 
-    async def attach(self, volume: str, host: str) -> Export:
+    async def attach(self, volume: str, host: str, if_generation: int = -1) -> Export:
         socket = self._folder / f"{volume}.sock"
         if volume not in self._servers or self._servers[volume].poll() is not None:
             socket.unlink(missing_ok=True)
