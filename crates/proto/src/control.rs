@@ -32,11 +32,11 @@ pub struct OpenVolume {
     pub read_token: String,
     /// Size in bytes, a multiple of 4,096.
     pub size_bytes: u64,
-    /// Refuse writes.
+    /// Refuse writes of the guest's.
     pub read_only: bool,
     /// The layer tree: index = layer, value = parent.
     pub parents: Vec<LayerId>,
-    /// The layer that is written (or that is read, when `read_only`).
+    /// The layer that is written (or that is shown, when `read_only`).
     pub head: LayerId,
     /// Per chunk the servers of its replicas.
     pub placement: Vec<Vec<ServerId>>,
@@ -59,6 +59,22 @@ pub struct OpenVolume {
     /// What other disks made from the same source read first: copied before the rest. In the order of reading.
     #[serde(default)]
     pub boot_set: Vec<BlockRange>,
+    /// With `read_only`: the store's own work goes on all the same. `None` (an older master): nothing but reads.
+    #[serde(default)]
+    pub upkeep: Option<Upkeep>,
+}
+
+/// What lets a gateway repair, move, heal and hydrate a volume that it shows read-only: it holds the volume's generation
+/// as a writer does, and it alone; only the guest may not write. An older gateway does not know this field, and reads
+/// under `token`, a read token.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upkeep {
+    /// Signed write token.
+    pub token: String,
+    /// The head in the master's record. If it is not the layer that is shown, then that one is frozen.
+    pub head: LayerId,
+    /// Keep what is read from sources, and copy the rest in the background.
+    pub hydrate: bool,
 }
 
 /// A replica of a chunk that is to be somewhere else.

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use yuntai_proto::auth::{sign_token, Rights, Token};
-use yuntai_proto::control::{EventAnswer, GatewayEvent, Move, OpenVolume, Source};
+use yuntai_proto::control::{EventAnswer, GatewayEvent, Move, OpenVolume, Source, Upkeep};
 use yuntai_proto::{mutant, LayerId, ServerId, VolumeId, CHUNK_BYTES, IN_SYNC_MIN};
 
 /// The secret that tokens are signed with in the simulator.
@@ -157,6 +157,7 @@ impl Master {
             prefer,
             moves: self.wanted.iter().copied().collect(),
             boot_set: Vec::new(),
+            upkeep: None,
         }
     }
 
@@ -168,10 +169,11 @@ impl Master {
         record.head = LayerId::try_from(record.parents.len() - 1).expect("few layers");
     }
 
-    /// What a gateway must know that shows a snapshot.
+    /// What a gateway must know that shows a snapshot, and goes on with the store's work on the volume.
     pub fn mount(&mut self, volume: VolumeId, node: LayerId) -> OpenVolume {
         let spec = self.grant(volume, Vec::new());
-        OpenVolume { token: spec.read_token.clone(), read_only: true, head: node, moves: Vec::new(), ..spec }
+        let upkeep = Some(Upkeep { token: spec.token, head: spec.head, hydrate: node % 2 == 0 });
+        OpenVolume { token: spec.read_token.clone(), read_only: true, head: node, upkeep, ..spec }
     }
 
     /// One chunk more, on these servers.

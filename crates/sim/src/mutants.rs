@@ -46,7 +46,7 @@ const fn old_bytes(invariant: u8, name: &'static str) -> Mutant {
 }
 
 /// All of them.
-pub const MUTANTS: [Mutant; 34] = [
+pub const MUTANTS: [Mutant; 36] = [
     // 1. One writer: the generation at the replica is the authority.
     test(1, "fence in memory only"),
     test(1, "a lower generation is let in"),
@@ -62,6 +62,7 @@ pub const MUTANTS: [Mutant; 34] = [
     seeds(3, "acknowledge first, degrade afterwards"),
     test(3, "one in sync is enough"),
     test(3, "one whole replica serves alone"),
+    test(3, "one whole replica repairs alone"),
     // 4. Replicas agree after any crash, and what was read does not flip.
     test(4, "the survivor is the first"),
     test(4, "a half-built replica counts as whole"),
@@ -72,6 +73,7 @@ pub const MUTANTS: [Mutant; 34] = [
     test(4, "a pull overwrites the stream"),
     seeds(4, "a fill overwrites what the guest wrote"),
     test(4, "a read does not wait for open fates"),
+    test(4, "a head is shown from one replica"),
     world(4, "a mover is committed before it counts"),
     world(4, "a sweep looks at the head only"),
     // 5. Nothing trusts the order in which a file system writes.

@@ -32,7 +32,7 @@ impl Volume {
     /// where one is known already, most of it will be here before the guest asks.
     pub(crate) fn begin_boot_set(&mut self) {
         let fresh = !self.spec.sources.is_empty() && self.spec.hydrated_chunks == 0 && self.spec.boot_set.is_empty();
-        if fresh && self.writable() {
+        if fresh && !self.spec.read_only {
             self.boot.until = self.now + COLLECT_US;
         }
     }

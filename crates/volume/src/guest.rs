@@ -158,7 +158,7 @@ impl Volume {
         let parts = if kind == OpKind::Read { vec![Vec::new(); count] } else { Vec::new() };
         let extents = if kind == OpKind::Status { vec![Vec::new(); count] } else { Vec::new() };
         self.ops.insert(id, Op { guest: request.id, kind, arrived, left: count.max(1), bytes, parts, extents });
-        if kind == OpKind::Flush && self.writable() {
+        if kind == OpKind::Flush && !self.spec.read_only {
             self.start_flush(FlushFor::Guest { op: id });
         } else if count == 0 {
             self.piece_of_op_done(id);
@@ -173,8 +173,9 @@ impl Volume {
         let id = self.id();
         let class = piece.work.class();
         let (start, end, number) = (piece.block, piece.block + piece.blocks, piece.chunk);
+        let readable = self.is_readable(number);
         let chunk = &mut self.chunks[number as usize];
-        let waiting = !chunk.serving || chunk.conflicts(chunk.active.len(), start, end, class);
+        let waiting = !readable || chunk.conflicts(chunk.active.len(), start, end, class);
         if waiting || class != Class::Read {
             chunk.active.push(Active { piece: id, start, end, class, waiting, sequenced: false });
         }
@@ -214,7 +215,7 @@ impl Volume {
 
     /// Start what no longer has to wait in a chunk.
     pub(crate) fn wake(&mut self, number: ChunkIndex) {
-        if !self.chunks[number as usize].serving {
+        if !self.is_readable(number) {
             return;
         }
         loop {

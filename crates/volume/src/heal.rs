@@ -30,7 +30,7 @@ pub(crate) struct Heals {
 impl Volume {
     /// Blocks of these replicas are damaged.
     pub(crate) fn want_heal(&mut self, id: ServerId, chunks: &[ChunkIndex]) -> Result<usize, String> {
-        if self.spec.read_only {
+        if !self.is_writer() {
             return Err(format!("volume {:#x} is open read-only: nothing is healed through it", self.spec.volume));
         }
         let here = |number: &&ChunkIndex| {
@@ -47,7 +47,7 @@ impl Volume {
 
     /// What a server says at its claim that it has damaged.
     pub(crate) fn heal_claimed(&mut self, id: ServerId) {
-        if self.writable() {
+        if self.is_writer() {
             let damaged = self.servers[&id].claimed.values().filter(|state| state.damaged);
             let chunks: Vec<ChunkIndex> = damaged.map(|state| state.chunk).collect();
             let known = self.chunks.len();
@@ -61,7 +61,7 @@ impl Volume {
     /// One at a time: while a replica is healed it does not count as whole, so writes to its chunk wait for the pull of
     /// what differs. A replica is taken out only if two others have the chunk whole, as long as there are three.
     pub(crate) fn tend_heals(&mut self) {
-        if !self.serving() || !self.writable() {
+        if !self.serving() || !self.is_writer() {
             return;
         }
         if let Some((number, id)) = self.heals.active {
@@ -134,7 +134,7 @@ impl Volume {
     /// as damaged. The operator accepts what is lost: the one that is furthest is declared whole, and the others pull
     /// from it.
     pub(crate) fn salvage(&mut self, number: ChunkIndex) -> Result<(ServerId, u64), String> {
-        if self.spec.read_only || !self.serving() {
+        if !self.is_writer() || !self.serving() {
             return Err("the volume is not open for writing".to_owned());
         }
         if self.settled.get(number as usize) != Some(&false) {

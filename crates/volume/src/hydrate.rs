@@ -103,7 +103,7 @@ impl Volume {
     }
 
     pub(crate) fn tick_hydration(&mut self) {
-        let active = self.phase == Phase::Serving && !self.spec.sources.is_empty() && self.writable();
+        let active = self.phase == Phase::Serving && !self.spec.sources.is_empty() && self.keeps_copies();
         if !active || self.config.hydrate_bytes_per_s == 0 {
             return;
         }

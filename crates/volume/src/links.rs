@@ -73,7 +73,8 @@ impl Volume {
     }
 
     pub(crate) fn on_connected(&mut self, link: LinkId) {
-        let (token, session) = (self.spec.token.clone(), self.session);
+        let upkeep = self.spec.upkeep.as_ref().map(|upkeep| &upkeep.token);
+        let (token, session) = (upkeep.unwrap_or(&self.spec.token).clone(), self.session);
         let (now, id) = (self.now, self.id());
         match self.link_owners.get(&link).copied() {
             Some(LinkOwner::Server(server)) => {
@@ -186,7 +187,7 @@ impl Volume {
             let joining = self.chunks[chunk as usize].replicas[index].role == Role::Joining;
             let resume = if joining {
                 self.nothing_to_pull(id, chunk).then_some(1)
-            } else if self.writable() {
+            } else if self.is_writer() {
                 resume_from(&claim, &self.chunks[chunk as usize].history(self.spec.generation))
             } else {
                 (!claim.rebuilding).then_some(u64::MAX)

@@ -9,8 +9,9 @@
 //! counts from the moment its readmission is prepared, and is asked for, and read from, only when it has everything
 //! durably. Tests: `a_hung_server_is_degraded_first_and_the_write_acknowledged_then`,
 //! `nobody_is_served_from_one_replica`,
-//! `a_returning_server_counts_before_its_history_is_made_durable_and_is_not_read_before_that`; mutants "acknowledge
-//! first, degrade afterwards", "one in sync is enough", "one whole replica serves alone".
+//! `a_returning_server_counts_before_its_history_is_made_durable_and_is_not_read_before_that`,
+//! `a_longer_history_that_comes_back_in_time_is_what_all_go_on_with`; mutants "acknowledge first, degrade afterwards",
+//! "one in sync is enough", "one whole replica serves alone", "one whole replica repairs alone".
 
 use yuntai_proto::control::{EventAnswer, GatewayEvent};
 use yuntai_proto::data::ChunkState;
@@ -117,7 +118,7 @@ impl Volume {
     }
 
     pub(crate) fn tick_members(&mut self) {
-        if self.writable() {
+        if self.is_writer() {
             let ids: Vec<ServerId> = self.servers.keys().copied().collect();
             ids.into_iter().for_each(|id| self.judge(id));
             self.propose();
@@ -151,9 +152,9 @@ impl Volume {
     }
 
     pub(crate) fn wish_degrade(&mut self, id: ServerId, reason: &str) {
-        let now = self.now;
+        let (now, writer) = (self.now, self.is_writer());
         let Some(server) = self.servers.get_mut(&id) else { return };
-        if server.required && server.degrade.is_none() && !self.spec.read_only {
+        if server.required && server.degrade.is_none() && writer {
             server.degrade = Some(DegradeWish { reason: reason.to_owned(), ask_at: now, told: false, refused: false });
             self.propose();
         }
@@ -331,7 +332,7 @@ impl Volume {
     /// then what they have in common serves nobody yet, but others can be repaired from the one that is here.
     pub(crate) fn try_open(&mut self) {
         let mut in_sync = self.servers.values().filter(|server| server.required);
-        if self.writable() {
+        if self.is_writer() {
             let needed = |server: &Server| server.degrade.as_ref().is_some_and(|wish| wish.refused);
             let some = in_sync.clone().any(|server| server.dialer.ready());
             if !some || !in_sync.all(|server| server.dialer.ready() || needed(server)) {
@@ -390,7 +391,7 @@ impl Volume {
         if claims.is_empty() {
             return;
         }
-        let all = !self.writable() || claims.len() == members.len();
+        let all = !self.is_writer() || claims.len() == members.len();
         let Some(position) = survivor(&claims) else {
             self.note(None, Some(number), "no in-sync replica holds a whole history: waiting");
             self.rebuilds.retain(|(chunk, _), _| *chunk != number);
@@ -414,7 +415,8 @@ impl Volume {
             let (claim, ready) =
                 (self.servers[&replica.server].claim_of(number), self.servers[&replica.server].dialer.ready());
             let half_built = claim.rebuilding && !mutant::is("a half-built replica counts as whole");
-            let same = !half_built && (survivor == Some(claim.position) || !self.writable());
+            let stays = mutant::is("one whole replica repairs alone") && replica.standing == Standing::Whole;
+            let same = !half_built && (survivor == Some(claim.position) || !self.is_writer() || stays);
             // What one that joins said of an older replica is not relied on.
             let relied_on = replica.role != Role::Joining || replica.standing == Standing::Whole;
             if ready && same && relied_on {
@@ -428,6 +430,6 @@ impl Volume {
     /// The chunk has no survivor yet, but one to repair others from.
     pub(crate) fn is_provisional(&self, number: ChunkIndex) -> bool {
         let chunk = &self.chunks[number as usize];
-        !self.settled[number as usize] && self.writable() && chunk.required & chunk.whole != 0
+        !self.settled[number as usize] && self.is_writer() && chunk.required & chunk.whole != 0
     }
 }

@@ -113,7 +113,7 @@ impl Volume {
     /// Why a move cannot be made.
     fn objection(&self, wanted: &Move) -> Option<&'static str> {
         let Some(chunk) = self.chunks.get(wanted.chunk as usize) else { return Some("the volume has no such chunk") };
-        if self.spec.read_only {
+        if !self.is_writer() {
             Some("the volume is open read-only")
         } else if !self.is_member(wanted.chunk, wanted.from) {
             Some("the chunk has no replica on that server")
@@ -132,7 +132,7 @@ impl Volume {
 
     /// Begin what may begin, go on with what is under way, let go what failed.
     pub(crate) fn tend_moves(&mut self) {
-        if self.phase != Phase::Serving || !self.writable() {
+        if self.phase != Phase::Serving || !self.is_writer() {
             return;
         }
         let chunks: Vec<ChunkIndex> = self.moves.joins.keys().copied().collect();

@@ -137,16 +137,19 @@ impl Volume {
 
     /// After standings or the in-sync set changed: serve, acknowledge, wake.
     pub(crate) fn after_change(&mut self, number: ChunkIndex) {
-        let writable = self.writable();
+        let writer = self.is_writer();
         let settled = self.settled[number as usize];
         let chunk = &mut self.chunks[number as usize];
         let alone = chunk.required & chunk.whole != 0 && mutant::is("one whole replica serves alone");
-        if !chunk.serving && (alone || settled && (chunk.level() || (!writable && chunk.whole != 0))) {
+        if !chunk.serving && (alone || settled && (chunk.level() || (!writer && chunk.whole != 0))) {
             chunk.serving = true;
             self.urgent.remove(&number);
             self.wake(number);
         } else if !chunk.log.is_empty() {
             self.complete(number);
+        }
+        if !self.chunks[number as usize].serving {
+            self.wake(number); // there may be somebody who only reads
         }
     }
 

@@ -132,6 +132,10 @@ impl Volume {
         self.spec.placement = spec.placement;
         self.spec.size_bytes = new;
         (self.spec.token, self.spec.read_token) = (spec.token, spec.read_token);
+        if let (Some(mine), Some(upkeep)) = (&mut self.spec.upkeep, spec.upkeep) {
+            // Not the head: what it was opened with says whether what is shown was frozen then.
+            (mine.token, mine.hydrate) = (upkeep.token, upkeep.hydrate);
+        }
         self.refresh_sources(spec.sources);
         let newly_stale: Vec<ServerId> = spec.stale.into_iter().filter(|id| !self.stale.contains(id)).collect();
         for number in known..self.chunks.len() {

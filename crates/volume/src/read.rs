@@ -212,14 +212,14 @@ impl Volume {
     pub(crate) fn damaged(&mut self, server: ServerId, number: ChunkIndex, block: usize) {
         self.counters.damaged_blocks += 1;
         self.note(Some(server), Some(number), format!("block {block} is damaged there"));
-        let now = self.now;
+        let (now, writer) = (self.now, self.is_writer());
         let chunk = &mut self.chunks[number as usize];
         let Some(index) = chunk.index_of(server) else { return };
         let others = chunk.required & chunk.whole & !(1 << index);
         let replica = &mut chunk.replicas[index];
         let wait = |last: usize| if last == block { HEAL_AGAIN_US } else { HEAL_NEXT_US };
         let lately = replica.damage.is_some_and(|(last, at)| now < at + wait(last));
-        if replica.standing != Standing::Whole || others == 0 || lately || self.spec.read_only {
+        if replica.standing != Standing::Whole || others == 0 || lately || !writer || !chunk.serving {
             return;
         }
         replica.damage = Some((block, now));

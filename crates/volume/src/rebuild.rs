@@ -32,7 +32,7 @@ pub(crate) struct Rebuild {
 impl Volume {
     /// Start as many rebuilds as are allowed: chunks that guests wait for, then in-sync servers, then returning ones.
     pub(crate) fn schedule_rebuilds(&mut self) {
-        if !self.serving() || !self.writable() {
+        if !self.serving() || !self.is_writer() {
             return;
         }
         let counts = |key: &(ChunkIndex, ServerId)| !self.is_joining(key.0, key.1);
@@ -261,7 +261,7 @@ impl Volume {
             let state = &self.servers[&server];
             server != source && in_sync(server) && state.dialer.ready() && !state.claim_of(number).rebuilding
         });
-        let (fresh, dest_counts) = (!chunk.serving && self.writable(), in_sync(dest));
+        let (fresh, dest_counts) = (!chunk.serving && self.is_writer(), in_sync(dest));
         if fresh && (untouched || dest_counts) {
             self.counters.damaged_blocks += 1;
             self.note(

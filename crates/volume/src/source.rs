@@ -264,7 +264,8 @@ impl Volume {
             let blocks: usize = runs.iter().map(|run| run.blocks).sum();
             let bytes = (blocks * BLOCK_BYTES) as u64;
             // What finds no room is left to the next reader or to background copying.
-            if hydrate.is_none() && !(self.writable() && self.background.begin(bytes, self.now)) {
+            let kept = self.keeps_copies() && self.chunks[number as usize].serving;
+            if hydrate.is_none() && !(kept && self.background.begin(bytes, self.now)) {
                 continue;
             }
             self.counters.filled_blocks += blocks as u64;

@@ -143,7 +143,7 @@ impl Volume {
         let state = match (total - done, limit) {
             (0, _) => "idle",
             (_, 0) => "off",
-            _ if self.phase == Phase::Serving && self.writable() => "running",
+            _ if self.phase == Phase::Serving && self.keeps_copies() => "running",
             _ => "waiting",
         };
         WorkerStatus {

@@ -28,6 +28,7 @@ fn open() -> OpenVolume {
         prefer: vec![],
         moves: vec![],
         boot_set: vec![],
+        upkeep: None,
     }
 }
 

@@ -8,6 +8,7 @@ mod lazy;
 mod moves;
 mod mutants;
 mod repair;
+mod shown;
 
 use bench::{Bench, Mode, BLOCK};
 

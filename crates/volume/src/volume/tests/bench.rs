@@ -313,6 +313,7 @@ pub fn spec(stale: &[u32]) -> OpenVolume {
         prefer: Vec::new(),
         moves: Vec::new(),
         boot_set: Vec::new(),
+        upkeep: None,
     }
 }
 

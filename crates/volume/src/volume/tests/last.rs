@@ -90,7 +90,7 @@ fn with_no_in_sync_server_it_is_not_opened() {
 
 /// Whatever the repaired replica is at, the one that comes back has more, which nobody was promised.
 #[test]
-fn a_longer_history_that_comes_back_in_time_is_what_all_go_on_with() {
+pub(super) fn a_longer_history_that_comes_back_in_time_is_what_all_go_on_with() {
     for ms in (0..3_000).step_by(100) {
         let mut bench = one_left();
         has(&mut bench, 3, 11);

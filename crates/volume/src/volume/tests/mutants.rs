@@ -7,7 +7,7 @@ use yuntai_proto::mutant::is_noticed;
 use super::{heal, lazy, repair};
 use crate::chunk::tests as chunk;
 
-const HELD: [(&str, fn()); 15] = [
+const HELD: [(&str, fn()); 17] = [
     ("one answer is enough", super::a_write_is_on_every_server_before_it_is_acknowledged),
     ("a flush waits for one server only", repair::a_flush_waits_for_a_server_that_is_being_levelled),
     ("acknowledge first, degrade afterwards", super::a_hung_server_is_degraded_first_and_the_write_acknowledged_then),
@@ -29,6 +29,11 @@ const HELD: [(&str, fn()); 15] = [
     ),
     ("a full disk is an error to the guest", super::a_full_disk_is_no_error_to_the_guest),
     ("one whole replica serves alone", super::last::nobody_is_served_from_one_replica),
+    (
+        "one whole replica repairs alone",
+        super::last::a_longer_history_that_comes_back_in_time_is_what_all_go_on_with,
+    ),
+    ("a head is shown from one replica", super::shown::a_head_is_not_read_from_one_replica),
 ];
 
 #[test]
