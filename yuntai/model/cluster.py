@@ -167,6 +167,7 @@ class Volume(Record, frozen=True, kw_only=True):
     # chunk-server number (as text) → reason it left the in-sync set
     stale: dict[str, str] = msgspec.field(default_factory=dict)
     read_node: int = -1  # the node that a read-only attachment shows; -1 = the head
+    unwritten: bool = False  # never attached for writing: its head shows what layer 0 does
     # node (as text) → size of the volume when it was frozen
     snapshot_bytes: dict[str, int] = msgspec.field(default_factory=dict)
     unfenced: bool = False  # detached by force from a gateway that did not answer: that writer may still be at work

@@ -78,7 +78,7 @@ class Admission:
             await self._write(record.id, status.store, admitted=False)
         await self._discount(number)
         for volume in [one.value for one in await self._office.store.list(Volume)]:
-            if rules.holder(volume) and volume.state != "deleting" and not volume.read_only:
+            if rules.holder(volume) and volume.state != "deleting":
                 await self._end_joining(volume.id, number)
         await self._servers.call(number, {"op": "admit", "store": status.store}, ADMIT_TIMEOUT_S)
         self._servers.note_admitted(number)

@@ -63,8 +63,6 @@ async def _commit(
         volume = await office.store.need(Volume, volume_name)
         if fenced := rules.foreign(volume.value, host, generation):
             return {"answer": fenced.kind}
-        if volume.value.read_only:
-            return {"answer": "refused", "reason": f"{volume_name} is read-only here"}
         records = await _records(office, volume_name, moves)
         joining = await _joining(office, moves)
         # The racks of the others as they were last heard of: reading each anew would cost more than all the rest.

@@ -59,7 +59,7 @@ class Healing:
         if record is None:
             return
         host, now = rules.holder(record), asyncio.get_running_loop().time()
-        if not host or record.read_only or record.state == "deleting":
+        if not host or record.state == "deleting":
             return
         at, generation, asked = self._asked.get((volume, number), (float("-inf"), 0, frozenset()))
         if now - at < AGAIN_S and chunks <= asked and generation == record.generation:

@@ -198,8 +198,6 @@ class Holdings:
         if not rules.holder(volume):
             # Whoever had it open is of an older generation, and what it says of moves is not believed.
             return set()
-        if volume.read_only:
-            return set()
         under_way = await self.mover.tell(volume)
         if under_way is None:
             return None

@@ -88,17 +88,17 @@ async def open_request(
     boot_set = await store.get(BootSet, boot_set_id(volume.source)) if sources and volume.source else None
     host = rules.holder(volume)
     number = volume_number(volume.id)
-    read_token = signer.read(number)
+    read_token, write_token = signer.read(number), signer.write(number, volume.generation)
     return {
         "op": "open",
         "volume": number,
         "generation": volume.generation,
-        "token": read_token if volume.read_only else signer.write(number, volume.generation),
+        "token": read_token if volume.read_only else write_token,
         "read_token": read_token,
         "size_bytes": volume.size_bytes,
         "read_only": volume.read_only,
         "parents": list(volume.parents),
-        "head": volume.head if volume.read_node == -1 else volume.read_node,
+        "head": shown(volume),
         "placement": [list(replicas) for replicas in chunks],
         "servers": addresses([*chunks, *((move.to,) for move in moves)], servers),
         "stale": sorted(int(server) for server in volume.stale),
@@ -111,7 +111,29 @@ async def open_request(
             {"chunk": chunk, "block": block, "blocks": blocks}
             for chunk, block, blocks in (boot_set.value.ranges if boot_set else ())
         ],
+        "upkeep": upkeep(volume, write_token),
     }
+
+
+def shown(volume: Volume) -> int:
+    """Return the layer that is written, or that a read-only attachment shows.
+
+    Of a volume that was never written it is layer 0, which is never the head: a gateway reads what is frozen from one
+    in-sync replica if there is no second one, but a head only from replicas that agree.
+    """
+    if volume.read_node != -1:
+        return volume.read_node
+    return 0 if volume.read_only and volume.unwritten else volume.head
+
+
+def upkeep(volume: Volume, write_token: str) -> dict[str, Any] | None:
+    """Return what lets a gateway repair, move and hydrate what it shows read-only.
+
+    An auxiliary volume is read once and deleted: copying it from its source would be for nothing.
+    """
+    if not volume.read_only:
+        return None
+    return {"token": write_token, "head": volume.head, "hydrate": not volume.kept_until}
 
 
 def boot_set_id(source: VolumeSource) -> str:

@@ -188,7 +188,7 @@ class Mover:
             if turn % VOLUMES_PER_BREATH == 0:
                 await asyncio.sleep(0)
             volume = self._atlas.volumes.get(name)
-            if volume is None or volume.state == "deleting" or (volume.state == "attached" and volume.read_only):
+            if volume is None or volume.state == "deleting":
                 continue
             for need in planner.needs(name, self._atlas.chunks(name), volume.stale, self.view):
                 if need.reason == balance and not self._holdings.has(need):
@@ -203,9 +203,9 @@ class Mover:
         self.needs = heapq.nsmallest(NEEDS_MAX, found)
 
     def _open_at(self, volume: Volume) -> str:
-        """Return the host whose gateway serves the volume's present generation for writing, "" if none does."""
+        """Return the host whose gateway serves the volume's present generation, "" if none does."""
         host = rules.holder(volume)
-        if not host or volume.read_only:
+        if not host:
             return ""
         return host if self._gateways.generation_open(host, volume_number(volume.id)) == volume.generation else ""
 

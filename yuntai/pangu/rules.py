@@ -80,6 +80,7 @@ def attach(volume: Volume, want: Want, open_generation: int) -> Volume:
         host=want.host,
         read_only=want.read_only,
         read_node=want.read_node,
+        unwritten=volume.unwritten and want.read_only,
         generation=volume.generation + 1,
     )
 

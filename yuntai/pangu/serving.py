@@ -53,7 +53,7 @@ class Serving:
         """
         number = volume_number(volume.id)
         servers = self._servers.by_number()
-        host, moves = rules.holder(volume), () if volume.read_only else self.mover.moves_of(volume.id)
+        host, moves = rules.holder(volume), self.mover.moves_of(volume.id)
         request = await layout.open_request(self._office.store, volume, servers, self._office.signer, moves)
         before = self.gateways.generation_open(host, number)
         if before not in (0, volume.generation):

@@ -80,6 +80,7 @@ class Volumes:
                 id=volume_id,
                 size_bytes=wanted.size_bytes,
                 source=wanted.source,
+                unwritten=True,
                 kept_until=kept,
                 created=now_utc(),
             )

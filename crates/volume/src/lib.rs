@@ -34,6 +34,7 @@ mod read;
 mod rebuild;
 mod runs;
 mod server;
+mod shown;
 mod source;
 pub mod stats;
 mod volume;

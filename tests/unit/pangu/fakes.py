@@ -254,7 +254,9 @@ class FakeGateway(Fake):
         assert generation == (0 if request["read_only"] else request["generation"])
         if current is not None and current["generation"] != request["generation"]:
             raise wire.Refused(f"generation {current['generation']} is open here")
-        if not request["read_only"]:
+        if request["upkeep"] is not None:
+            assert _native.check_token(TOKEN_SECRET, request["upkeep"]["token"], 0)[1] == request["generation"]
+        if not request["read_only"] or request["upkeep"] is not None:
             self.replicas.claim(volume, request["generation"], self.session)
         self.open[volume] = dict(request)
         self.under_way[volume] = request["moves"]

@@ -68,6 +68,39 @@ async def _without(cluster: Cluster, volume: str, server: int) -> bool:
     return not any(server in replicas for replicas in await chunks(cluster, volume))
 
 
+async def test_a_volume_that_is_shown_read_only_is_moved_and_healed(wide: Cluster) -> None:
+    volume = await wide.client.create_volume(GIB)
+    await wide.client.attach(volume.id, "h1")
+    await wide.client.detach(volume.id, "h1")
+    node = await wide.client.snapshot(volume.id, "s")
+    await wide.client.attach(volume.id, "h1", read_only=True, node=node)
+    gateway, number = wide.gateways["h1"], volume_number(volume.id)
+    opened = gateway.open[number]
+    assert (opened["head"], opened["upkeep"]["head"], opened["upkeep"]["hydrate"]) == (node, node + 1, True)
+    chunk, here = next((c, r[0]) for c, r in enumerate(await chunks(wide, volume.id)) if r[0] != 1)
+    wide.servers[here - 1].damaged = [{"volume": number, "chunk": chunk, "blocks": 1}]
+    await eventually(lambda: any(r["op"] == "heal" and r["server"] == here for r in gateway.requests))
+    await drain(wide, 1)
+    mover = asyncio.create_task(keep_moving(gateway))
+    await eventually(lambda: _without(wide, volume.id, 1))
+    mover.cancel()
+
+
+async def test_what_was_never_written_is_shown_by_its_first_layer(wide: Cluster) -> None:
+    gateway = wide.gateways["h1"]
+    volume = await wide.client.create_volume(GIB, keep_s=60)
+    number = volume_number(volume.id)
+    await wide.client.attach(volume.id, "h1", read_only=True)
+    assert (gateway.open[number]["head"], gateway.open[number]["upkeep"]["head"]) == (0, 1)
+    assert not gateway.open[number]["upkeep"]["hydrate"], "it is read once"
+    await wide.client.detach(volume.id, "h1")
+    await wide.client.attach(volume.id, "h1")
+    assert (gateway.open[number]["head"], gateway.open[number]["upkeep"]) == (1, None)
+    await wide.client.detach(volume.id, "h1")
+    await wide.client.attach(volume.id, "h1", read_only=True)
+    assert (gateway.open[number]["head"], gateway.open[number]["upkeep"]["head"]) == (1, 1)
+
+
 async def test_moved_is_answered_fenced_to_whoever_lost_the_volume(wide: Cluster) -> None:
     volume = await wide.client.create_volume(GIB)
     await wide.client.attach(volume.id, "h1")

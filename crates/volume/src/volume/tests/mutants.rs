@@ -29,10 +29,7 @@ const HELD: [(&str, fn()); 17] = [
     ),
     ("a full disk is an error to the guest", super::a_full_disk_is_no_error_to_the_guest),
     ("one whole replica serves alone", super::last::nobody_is_served_from_one_replica),
-    (
-        "one whole replica repairs alone",
-        super::last::a_longer_history_that_comes_back_in_time_is_what_all_go_on_with,
-    ),
+    ("one whole replica repairs alone", super::last::a_longer_history_that_comes_back_in_time_is_what_all_go_on_with),
     ("a head is shown from one replica", super::shown::a_head_is_not_read_from_one_replica),
 ];
 

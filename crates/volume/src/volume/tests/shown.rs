@@ -119,8 +119,7 @@ fn a_snapshot_taken_meanwhile_freezes_nothing_for_the_one_that_shows_the_head() 
     bench.mode(3, Mode::Down);
     bench.pass_ms(3_500);
     let mut spec = bench.volume.spec().clone();
-    (spec.parents, spec.upkeep) =
-        (vec![0, 0, 1], Some(Upkeep { token: "newer".to_owned(), head: 2, hydrate: false }));
+    (spec.parents, spec.upkeep) = (vec![0, 0, 1], Some(Upkeep { token: "newer".to_owned(), head: 2, hydrate: false }));
     bench.control(ControlRequest::Reopen(Box::new(spec)));
     let read = bench.ask(GuestOp::Read { offset: 0, len: 4 });
     bench.pass_ms(3_000);
