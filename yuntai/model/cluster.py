@@ -180,6 +180,8 @@ class Volume(Record, frozen=True, kw_only=True):
     rollbacks: tuple[str, ...] = ()  # the callers' tokens of the last ones, so that a retry does not roll back twice
     tended_by: str = ""  # while not attached: the gateway that has it open under this generation, to repair or hydrate
     kept_until: str = ""  # an auxiliary volume, such as an export reads: deleted when nobody asked to keep it longer
+    handover_to: str = ""  # while its guest moves: the host that may take it, see yuntai.pangu.takeover_rules
+    handover_ticket: str = ""  # and in which migration
     placed: int = 0  # moves committed so far; whoever decides by the placement compares this record
     created: str
 

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from yuntai import __version__, log
 from yuntai.model.base import ago_utc
-from yuntai.pangu import api_operator, http_auth, rules
+from yuntai.pangu import api_operator, api_takeover, http_auth, rules
 from yuntai.pangu.errors import Invalid, NotFound, PanguError
 from yuntai.pangu.office import unavailable
 from yuntai.pangu.requests import (
@@ -52,7 +52,7 @@ def application(master: Master) -> web.Application:
     """Return the aiohttp application of one master."""
     app = web.Application(client_max_size=BODY_BYTES_MAX)
     guard = http_auth.Guard(master.secret)
-    for method, path, handler in (*routes(), *api_operator.routes()):
+    for method, path, handler in (*routes(), *api_operator.routes(), *api_takeover.routes()):
         app.router.add_route(method, path, _endpoint(master, guard, handler))
     app.router.add_route("GET", "/v1/health", _health(master))
     app.router.add_route("*", "/{rest:.*}", _endpoint(master, guard, _nothing))

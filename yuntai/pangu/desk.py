@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from yuntai.pangu.mover import Mover
     from yuntai.pangu.office import Office
     from yuntai.pangu.serving import Serving
+    from yuntai.pangu.takeover import Takeover
 
 DECIDE_ATTEMPTS = 16
 BOOT_RANGES_MAX = 4096
@@ -39,30 +40,33 @@ class Range(msgspec.Struct, frozen=True):
 
 
 class Event(msgspec.Struct, frozen=True):
-    """A gateway's event: ``GatewayEvent`` in crates/proto, all its variants in one."""
+    """A gateway's event: ``GatewayEvent`` and ``StandbyEvent`` in crates/proto, all their variants in one."""
 
-    op: Literal["degrade", "readmit", "hydrated", "moved", "boot_set", "fenced"]
+    op: Literal["degrade", "readmit", "hydrated", "moved", "boot_set", "fenced", "wanted"]
     volume: int
-    generation: int
+    generation: int = 0
     server: int = 0
     reason: str = ""
     chunks: int = 0
     moves: tuple[Move, ...] = ()
     ranges: tuple[Range, ...] = ()
+    ticket: str = ""
 
 
 class Desk:
     """The :class:`~yuntai.pangu.gateways.Handler`: decides by :mod:`yuntai.pangu.rules`, commits, then answers."""
 
-    def __init__(self, office: Office, serving: Serving, mover: Mover) -> None:
+    def __init__(self, office: Office, serving: Serving, mover: Mover, takeover: Takeover) -> None:
         self._office = office
         self._serving = serving
         self._mover = mover
+        self._takeover = takeover
 
     async def reconcile(self, host: str) -> None:
         """See :meth:`yuntai.pangu.serving.Serving.reconcile`. What is under way there goes on."""
         self._mover.adopt(host)
         await self._serving.reconcile(host)
+        await self._takeover.reconcile(host)
 
     async def answer_event(self, host: str, event: dict[str, Any]) -> dict[str, Any]:
         """Return the answer, after what it says is in etcd."""
@@ -75,6 +79,8 @@ class Desk:
         try:
             if told.op == "moved":
                 return await commit_moves(self._office, self._mover, host, told.generation, told.volume, told.moves)
+            if told.op == "wanted":
+                return await self._takeover.wanted(host, told.volume, told.ticket)
             if told.op == "boot_set":
                 return await self._boot_set(host, told)
             return await self._decide(host, told)

@@ -35,6 +35,27 @@ class Attach(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     if_generation: int = -1
 
 
+class HandOver(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``POST /v1/volumes/{id}/announce`` and ``…/take``: the guest moves to ``host``, in this migration."""
+
+    host: str
+    ticket: str
+
+
+class CallOff(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``POST /v1/handovers/call-off``: ``host`` is not to take any of these volumes any more."""
+
+    volumes: tuple[str, ...]
+    host: str
+    ticket: str
+
+
+class CalledOff(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer: ``taken`` if it is too late because ``host`` has one of them."""
+
+    taken: bool
+
+
 class Detach(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``POST /v1/volumes/{id}/detach``. ``force`` goes on when the gateway does not answer."""
 

@@ -82,6 +82,9 @@ def attach(volume: Volume, want: Want, open_generation: int) -> Volume:
         read_node=want.read_node,
         unwritten=volume.unwritten and want.read_only,
         generation=volume.generation + 1,
+        # Where it is attached elsewhere, a migration of the guest from here has nothing to hand over any more.
+        handover_to=volume.handover_to if volume.host == want.host else "",
+        handover_ticket=volume.handover_ticket if volume.host == want.host else "",
     )
 
 
@@ -128,7 +131,14 @@ def detach(volume: Volume, host: str, *, forced: bool) -> Volume:
         raise Conflict(f"volume {volume.id} is attached to {volume.host}, not to {host}; detach it there")
     writer_left = forced and not volume.read_only
     return replace(
-        volume, state="available", host="", read_only=False, read_node=-1, unfenced=volume.unfenced or writer_left
+        volume,
+        state="available",
+        host="",
+        read_only=False,
+        read_node=-1,
+        unfenced=volume.unfenced or writer_left,
+        handover_to="",
+        handover_ticket="",
     )
 
 

@@ -22,6 +22,7 @@ from yuntai.pangu.servers import Servers
 from yuntai.pangu.serving import Serving
 from yuntai.pangu.snapshots import Snapshots
 from yuntai.pangu.sweeper import Sweeper
+from yuntai.pangu.takeover import Takeover
 from yuntai.pangu.tending import Tending
 from yuntai.pangu.tuning import Tuning
 from yuntai.pangu.volumes import Volumes
@@ -44,7 +45,8 @@ class Session:
         self.tuning = Tuning(office, self.servers, self.gateways)
         self.holdings = Holdings(office, self.servers, self.serving, self.tuning)
         self.mover = Mover(office, self.servers, self.gateways, self.atlas, self.tuning, self.holdings)
-        self.gateways.handler = Desk(office, self.serving, self.mover)
+        self.takeover = Takeover(office, self.atlas, self.gateways, self.serving)
+        self.gateways.handler = Desk(office, self.serving, self.mover, self.takeover)
         self.serving.gateways, self.serving.mover, self.serving.atlas = self.gateways, self.mover, self.atlas
         self.holdings.mover = self.mover
         self.tending = Tending(office, self.atlas, self.servers, self.gateways, self.serving, self.mover, self.tuning)

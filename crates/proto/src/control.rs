@@ -138,6 +138,26 @@ pub struct Source {
 pub enum GatewayRequest {
     /// Serve a volume. Answer: [`Opened`]. Opening again with the same generation answers the same.
     Open(Box<OpenVolume>),
+    /// Keep a place for a volume that another gateway writes until a live migration has come here: offer its export,
+    /// and hold what clients ask until the volume is opened here. Answer: [`Opened`] with generation 0. Asking again
+    /// with the same ticket answers the same; another ticket takes the place of an older one.
+    Standby {
+        /// The volume.
+        volume: VolumeId,
+        /// Which migration it is for; comes back in [`StandbyEvent::Wanted`].
+        ticket: String,
+        /// Its size now.
+        size_bytes: u64,
+        /// Name of the NBD export, as in [`OpenVolume`].
+        export: String,
+    },
+    /// The migration will not come: cut its clients off. Fine if there is no such place, or it was taken.
+    EndStandby {
+        /// The volume.
+        volume: VolumeId,
+        /// Only the place of this migration.
+        ticket: String,
+    },
     /// Flush, stop serving, forget. Closing what is not open is fine.
     Close {
         /// The volume.
@@ -298,6 +318,21 @@ pub enum GatewayEvent {
         volume: VolumeId,
         /// The generation that lost.
         generation: u64,
+    },
+}
+
+/// Gateway → master, of a volume that is not open here yet; as [`GatewayEvent`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case")]
+pub enum StandbyEvent {
+    /// A client of a [`GatewayRequest::Standby`] wants to read or write: the guest runs here now. Answer
+    /// [`EventAnswer::Ok`] once the volume is opened here under a new generation, [`EventAnswer::Fenced`] if this
+    /// migration may not have it any more, [`EventAnswer::Refused`] if it is to be asked again.
+    Wanted {
+        /// The volume.
+        volume: VolumeId,
+        /// Which migration.
+        ticket: String,
     },
 }
 

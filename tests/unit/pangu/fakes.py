@@ -192,11 +192,12 @@ class FakeGateway(Fake):
         self.numbers = itertools.count(1)
         self.tunables: dict[str, int] = {}
         self.under_way: dict[int, list[dict[str, int]]] = {}  # volume → moves, as the last list had them
+        self.places: dict[int, str] = {}  # volume → ticket of the migration that is to bring it
 
     async def restart(self) -> None:
         """Lose everything in memory, as a killed process does."""
         await self.stop()
-        self.open, self.masters = {}, []
+        self.open, self.masters, self.places = {}, [], {}
         self.session = int.from_bytes(os.urandom(4), "big")
         await self.start()
 
@@ -268,14 +269,23 @@ class FakeGateway(Fake):
                 {"volume": v, "generation": o["generation"], "writes": 5, "moves": self.under_way.get(v, [])}
                 for v, o in self.open.items()
             ]
-            return {"volumes": opened, "pid": os.getpid(), "version": "fake"}
+            standbys = [{"volume": volume, "ticket": ticket} for volume, ticket in self.places.items()]
+            return {"volumes": opened, "standbys": standbys, "pid": os.getpid(), "version": "fake"}
         self.requests.append(request)
         if "volume" not in request:
             return self.handle_many(request)
         volume = request["volume"]
         current = self.open.get(volume)
         if request["op"] == "open":
+            self.places.pop(volume, None)
             return self.opened(request)
+        if request["op"] == "standby":
+            self.places[volume] = request["ticket"]
+            return {"socket": f"/run/yuntai/nbd/{request['export']}.sock", "generation": 0}
+        if request["op"] == "end_standby":
+            if self.places.get(volume) == request["ticket"]:
+                del self.places[volume]
+            return {}
         if current is not None and current["generation"] != request["generation"]:
             raise wire.Refused(f"generation {current['generation']} is open here, not {request['generation']}")
         if request["op"] == "close":

@@ -139,7 +139,7 @@ class Term:
         self.wanted: dict[int, Move] = {}
         self.holdings = Holdings(self.office, self, self, self)  # type: ignore[arg-type]
         self.holdings.mover = self  # type: ignore[assignment]
-        self.desk = Desk(self.office, self, self)  # type: ignore[arg-type]
+        self.desk = Desk(self.office, self, self, self)  # type: ignore[arg-type]
         self.admission = Admission(self.office, self, self, self)  # type: ignore[arg-type]
         self.gateways = self
 

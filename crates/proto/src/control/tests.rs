@@ -42,7 +42,9 @@ fn requests_come_back_from_their_json() {
         placement: open.placement.clone(),
         servers: open.servers.clone(),
     };
-    for request in [GatewayRequest::Open(Box::new(open)), resize, GatewayRequest::Status {}] {
+    let standby =
+        GatewayRequest::Standby { volume: 1, ticket: "j-1".to_owned(), size_bytes: 4096, export: "x".to_owned() };
+    for request in [GatewayRequest::Open(Box::new(open)), resize, standby, GatewayRequest::Status {}] {
         let json = serde_json::to_string(&request).unwrap();
         assert_eq!(serde_json::from_str::<GatewayRequest>(&json).unwrap(), request, "{json}");
     }

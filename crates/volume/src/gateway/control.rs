@@ -17,7 +17,7 @@ use yuntai_proto::{Frame, Header, Kind, Strangers, VolumeId, BLOCK_BYTES, CHUNK_
 use super::conn::Conn;
 use super::export::{check_name, socket_path};
 use super::served::Served;
-use super::{random, Gateway};
+use super::{random, standby, Gateway};
 use crate::api::{ControlAnswer, ControlRequest};
 
 /// Connections of peers that have proved themselves; one more is closed at once.
@@ -122,7 +122,7 @@ async fn talk(
     let pending = Rc::new(());
     while let Some(frame) = next(reader, &mut buffer, yuntai_proto::frame::BODY_BYTES_MAX).await? {
         match frame.header.kind {
-            Kind::EventReply if master => gateway.hub.answered(&frame),
+            Kind::EventReply if master => gateway.hub.answered(gateway, &frame),
             Kind::Control if Rc::strong_count(&pending) <= REQUESTS_MAX => {
                 let (gateway, conn, held) = (Rc::clone(gateway), Rc::clone(conn), Rc::clone(&pending));
                 spawn_local(async move {
@@ -174,6 +174,13 @@ async fn answer(gateway: &Rc<Gateway>, frame: &Frame) -> Result<Value, String> {
         GatewayRequest::Open(spec) => {
             let opened = open(gateway, *spec).await?;
             Ok(json!(opened))
+        }
+        GatewayRequest::Standby { volume, ticket, size_bytes, export } => {
+            Ok(json!(standby::begin(gateway, volume, ticket, size_bytes, export)?))
+        }
+        GatewayRequest::EndStandby { volume, ticket } => {
+            standby::end(gateway, volume, &ticket);
+            Ok(json!({}))
         }
         GatewayRequest::Close { volume, generation } => close(gateway, volume, generation).await,
         GatewayRequest::Snapshot { volume, generation, parents, head } => {
@@ -287,8 +294,15 @@ async fn timed<T>(future: impl std::future::Future<Output = T>, begun: std::time
 
 fn status(gateway: &Gateway) -> Value {
     let volumes: Vec<Value> = gateway.all().iter().map(|served| json!(served.stats())).collect();
+    let standbys: Vec<Value> = gateway
+        .standbys
+        .borrow()
+        .iter()
+        .map(|(volume, one)| json!({ "volume": volume, "ticket": one.ticket() }))
+        .collect();
     json!({
         "volumes": volumes,
+        "standbys": standbys,
         "pid": std::process::id(),
         "version": env!("CARGO_PKG_VERSION"),
         "host": gateway.config.host,

@@ -15,10 +15,11 @@ use yuntai_proto::Strangers;
 
 use super::conn::Conn;
 use super::served::{Served, RECEIVE_BYTES, RECEIVE_BYTES_MIN};
+use super::standby::Place;
 use super::Gateway;
-use crate::api::{GuestData, GuestError};
+use crate::api::{GuestData, GuestError, GuestOp};
 use crate::nbd::codec::{command, Request};
-use crate::nbd::negotiate::{Agreed, Export, Negotiation, Step};
+use crate::nbd::negotiate::{Agreed, Negotiation, Step};
 use crate::nbd::transmit::{refuse, reply, take, Want};
 
 /// Clients of one volume that are through the negotiation.
@@ -132,8 +133,11 @@ pub fn check_name(gateway: &Gateway, export: &str) -> Result<(), String> {
 }
 
 /// Listen for a volume's clients.
-pub(crate) fn start(gateway: &Rc<Gateway>, served: &Rc<Served>) -> Result<(), String> {
-    let path = socket_path(gateway, &served.export);
+///
+/// # Errors
+/// The socket cannot be bound.
+pub(crate) fn offer(gateway: &Rc<Gateway>, place: &Rc<Place>) -> Result<Exporting, String> {
+    let path = socket_path(gateway, &place.described().name);
     let named = |error: std::io::Error| format!("{}: {error}", path.display());
     if let Err(error) = std::fs::remove_file(&path) {
         if error.kind() != std::io::ErrorKind::NotFound {
@@ -148,15 +152,14 @@ pub(crate) fn start(gateway: &Rc<Gateway>, served: &Rc<Served>) -> Result<(), St
     std::fs::rename(&hidden, &path).map_err(named)?;
     let clients: Rc<RefCell<Vec<AbortHandle>>> = Rc::default();
     let renewal: Rc<Renewal> = Rc::default();
-    let task = accept(Rc::clone(gateway), Rc::clone(served), listener, Rc::clone(&clients), Rc::clone(&renewal));
+    let task = accept(Rc::clone(gateway), Rc::clone(place), listener, Rc::clone(&clients), Rc::clone(&renewal));
     let listener = spawn_local(task).abort_handle();
-    *served.exporting.borrow_mut() = Some(Exporting { path, listener, clients, renewal });
-    Ok(())
+    Ok(Exporting { path, listener, clients, renewal })
 }
 
 async fn accept(
     gateway: Rc<Gateway>,
-    served: Rc<Served>,
+    place: Rc<Place>,
     listener: UnixListener,
     clients: Rc<RefCell<Vec<AbortHandle>>>,
     renewal: Rc<Renewal>,
@@ -166,15 +169,15 @@ async fn accept(
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                tracing::warn!(volume = served.name(), %error, "cannot accept a client");
+                tracing::warn!(volume = place.name(), %error, "cannot accept a client");
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
         let number = door.strangers.number();
-        let (gateway, served, here) = (Rc::clone(&gateway), Rc::clone(&served), Rc::clone(&door));
+        let (gateway, place, here) = (Rc::clone(&gateway), Rc::clone(&place), Rc::clone(&door));
         let task = spawn_local(async move {
-            client(&gateway, &served, stream, &here, number).await;
+            client(&gateway, &place, stream, &here, number).await;
             here.strangers.remove(number);
         });
         if let Some(oldest) = door.strangers.add(number, task.abort_handle()) {
@@ -188,19 +191,19 @@ async fn accept(
     }
 }
 
-async fn client(gateway: &Rc<Gateway>, served: &Rc<Served>, stream: UnixStream, door: &Door, number: u64) {
+async fn client(gateway: &Rc<Gateway>, place: &Rc<Place>, stream: UnixStream, door: &Door, number: u64) {
     let times = door.renewal.times.get();
     let (mut reader, writer) = stream.into_split();
     let conn = Conn::unix(writer);
     let work = async {
         let mut buffer = BytesMut::new();
-        let talk = negotiate(gateway, served, &conn, &mut reader, &mut buffer);
+        let talk = negotiate(gateway, place, &conn, &mut reader, &mut buffer);
         let Ok(Some(agreed)) = tokio::time::timeout(NEGOTIATION, talk).await else { return };
         door.strangers.remove(number);
         let held = Rc::clone(&door.inside);
         if Rc::strong_count(&held) - 2 >= CLIENTS_MAX {
             if let Some(untold) = door.strangers.tell(Instant::now()) {
-                tracing::warn!(volume = served.name(), untold, "too many clients: one was turned away");
+                tracing::warn!(volume = place.name(), untold, "too many clients: one was turned away");
             }
             return;
         }
@@ -213,7 +216,7 @@ async fn client(gateway: &Rc<Gateway>, served: &Rc<Served>, stream: UnixStream, 
             cut: Notify::new(),
         });
         tokio::select! {
-            () = transmit(gateway, served, &client, &mut reader, &mut buffer, (&door.renewal, times)) => {}
+            () = transmit(gateway, place, &client, &mut reader, &mut buffer, (&door.renewal, times)) => {}
             () = client.cut.notified() => {}
         }
         drop(held);
@@ -226,14 +229,13 @@ async fn client(gateway: &Rc<Gateway>, served: &Rc<Served>, stream: UnixStream, 
 
 async fn negotiate(
     gateway: &Gateway,
-    served: &Served,
+    place: &Place,
     conn: &Rc<Conn>,
     reader: &mut unix::OwnedReadHalf,
     buffer: &mut BytesMut,
 ) -> Option<Agreed> {
     let mut out = BytesMut::new();
-    let export = Export { name: served.export.clone(), size_bytes: served.size_bytes(), read_only: served.read_only };
-    let mut negotiation = Negotiation::new(export, &mut out);
+    let mut negotiation = Negotiation::new(place.described(), &mut out);
     loop {
         let step = negotiation.feed(buffer, &mut out);
         conn.push_bytes(&out.split().freeze());
@@ -254,8 +256,8 @@ async fn negotiate(
 }
 
 async fn transmit(
-    gateway: &Gateway,
-    served: &Rc<Served>,
+    gateway: &Rc<Gateway>,
+    place: &Rc<Place>,
     client: &Rc<Client>,
     reader: &mut unix::OwnedReadHalf,
     buffer: &mut BytesMut,
@@ -263,9 +265,15 @@ async fn transmit(
 ) {
     let mut turn = 0;
     loop {
-        while let Some(want) = take(buffer, client.agreed, served.read_only) {
+        while let Some(want) = take(buffer, client.agreed, place.read_only()) {
             match want {
+                Want::Op(request, GuestOp::Flush) if place.served().is_none() => {
+                    // Through a place that nobody has taken yet nothing was written.
+                    client.conn.with_outbox(|out| reply(out, &request, client.agreed, Ok(GuestData::Done)));
+                    gateway.flusher.mark(&client.conn);
+                }
                 Want::Op(request, op) => {
+                    let served = place.wanted(gateway).await;
                     let bytes = match request.command {
                         command::READ | command::WRITE => u64::from(request.len),
                         _ => 0,
@@ -280,7 +288,7 @@ async fn transmit(
                 }
                 Want::Leave => return finish(client).await,
             }
-            while client.full(served) {
+            while place.served().is_some_and(|served| client.full(&served)) {
                 // A reply makes room and wakes us; the time limit is for room that others make.
                 let _ = tokio::time::timeout(Duration::from_millis(20), client.room.notified()).await;
                 if has_left(reader).await {

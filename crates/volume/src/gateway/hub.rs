@@ -5,16 +5,20 @@ use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
 
 use bytes::Bytes;
-use yuntai_proto::control::{EventAnswer, GatewayEvent};
+use yuntai_proto::control::{EventAnswer, GatewayEvent, StandbyEvent};
 use yuntai_proto::{Frame, Header, Kind, VolumeId};
 
 use super::conn::{Conn, Flusher};
 use super::served::Served;
+use super::standby::Place;
+use super::Gateway;
 
 #[derive(Debug)]
 struct Pending {
     volume: VolumeId,
     served: Weak<Served>,
+    /// Who waits for a volume, in place of the volume.
+    place: Weak<Place>,
     /// Its number in the volume.
     event: u64,
     body: Bytes,
@@ -34,8 +38,7 @@ pub struct Hub {
 impl Hub {
     /// A volume has something to tell.
     pub fn raise(&self, flusher: &Flusher, served: &Rc<Served>, event: u64, body: &GatewayEvent) {
-        let number = self.next.get() + 1;
-        self.next.set(number);
+        let number = self.number();
         let json = Bytes::from(serde_json::to_vec(body).expect("our own records always encode"));
         let lasting = matches!(body, GatewayEvent::Fenced { .. });
         match body {
@@ -49,7 +52,27 @@ impl Hub {
             }
             _ => tracing::info!(volume = served.name(), event = number, body = ?body, "event for the master"),
         }
-        let pending = Pending { volume: served.id, served: Rc::downgrade(served), event, body: json, lasting };
+        let volume = served.id;
+        let (served, place) = (Rc::downgrade(served), Weak::new());
+        self.keep(flusher, number, Pending { volume, served, place, event, body: json, lasting });
+    }
+
+    /// A volume that is awaited here is wanted now.
+    pub fn raise_wanted(&self, flusher: &Flusher, place: &Rc<Place>, body: &StandbyEvent) {
+        let number = self.number();
+        let StandbyEvent::Wanted { volume, .. } = *body;
+        let body = Bytes::from(serde_json::to_vec(body).expect("our own records always encode"));
+        let (served, place) = (Weak::new(), Rc::downgrade(place));
+        self.keep(flusher, number, Pending { volume, served, place, event: 0, body, lasting: false });
+    }
+
+    fn number(&self) -> u64 {
+        let number = self.next.get() + 1;
+        self.next.set(number);
+        number
+    }
+
+    fn keep(&self, flusher: &Flusher, number: u64, pending: Pending) {
         if let Some(master) = self.masters.borrow().last() {
             send(flusher, master, number, &pending);
         }
@@ -79,11 +102,14 @@ impl Hub {
     }
 
     /// The master answered.
-    pub fn answered(&self, frame: &Frame) {
+    pub fn answered(&self, gateway: &Rc<Gateway>, frame: &Frame) {
         let Some(pending) = self.pending.borrow_mut().remove(&frame.header.request_id) else { return };
         let answer = serde_json::from_slice::<EventAnswer>(&frame.body)
             .unwrap_or_else(|error| EventAnswer::Refused { reason: format!("unreadable answer: {error}") });
         tracing::info!(event = frame.header.request_id, answer = ?answer, "the master answered");
+        if let Some(place) = pending.place.upgrade() {
+            place.answered(gateway, &answer);
+        }
         if let Some(served) = pending.served.upgrade() {
             served.apply(crate::Event::Answer { event: pending.event, answer });
         }

@@ -10,6 +10,7 @@ pub mod control;
 pub mod export;
 pub mod hub;
 pub mod served;
+pub mod standby;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -27,6 +28,7 @@ use config::GatewayConfig;
 use conn::Flusher;
 use hub::Hub;
 use served::Served;
+use standby::Standby;
 
 /// Time between two ticks of the volumes.
 const TICK: Duration = Duration::from_millis(10);
@@ -54,6 +56,8 @@ pub struct Gateway {
     woken: Notify,
     /// Open volumes.
     pub volumes: RefCell<BTreeMap<VolumeId, Rc<Served>>>,
+    /// Volumes that migrations bring here.
+    pub standbys: RefCell<BTreeMap<VolumeId, Standby>>,
     started: Instant,
 }
 
@@ -75,6 +79,7 @@ impl Gateway {
             pulse: Pulse::new(TICK, IDLE_TICK),
             woken: Notify::new(),
             volumes: RefCell::default(),
+            standbys: RefCell::default(),
             started: Instant::now(),
         }))
     }
@@ -145,6 +150,7 @@ pub async fn run(gateway: Rc<Gateway>, stop: impl std::future::Future<Output = (
         }
     });
     stop.await;
+    drop(gateway.standbys.take());
     let volumes = gateway.all();
     tracing::info!(volumes = volumes.len(), "stopping: flushing every volume");
     for served in &volumes {

@@ -17,7 +17,8 @@ use yuntai_proto::{Frame, LayerId, VolumeId};
 
 use super::conn::Conn;
 use super::export::{self, Client};
-use super::{random, Gateway};
+use super::standby::Place;
+use super::{random, standby, Gateway};
 use crate::api::{Action, ControlAnswer, ControlRequest, Event, GuestOp, GuestRequest, LinkId};
 use crate::nbd::codec::Request;
 use crate::Volume;
@@ -191,7 +192,7 @@ impl Served {
     }
 
     fn serve_guests(self: &Rc<Self>, gateway: &Rc<Gateway>) {
-        let result = if self.export.is_empty() { Ok(()) } else { export::start(gateway, self) };
+        let result = if self.export.is_empty() { Ok(()) } else { self.offer(gateway) };
         match &result {
             Ok(()) => tracing::info!(volume = self.name(), generation = self.generation, "volume is open"),
             Err(error) => tracing::error!(volume = self.name(), error, "the export cannot be offered"),
@@ -201,6 +202,16 @@ impl Served {
                 let _ = one.send(result.clone()); // whoever asked may have gone
             }
         }
+    }
+
+    /// Let clients in, or take over those that wait for the volume.
+    fn offer(self: &Rc<Self>, gateway: &Rc<Gateway>) -> Result<(), String> {
+        let exporting = match standby::take(gateway, self) {
+            Some(exporting) => exporting,
+            None => export::offer(gateway, &Place::of(self))?,
+        };
+        *self.exporting.borrow_mut() = Some(exporting);
+        Ok(())
     }
 
     /// Wait until the volume serves.
