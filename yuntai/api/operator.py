@@ -1,4 +1,4 @@
-"""The operator's own product: hosts, chunk servers, volumes, health, jobs; and for tenants why an instance is as it is.
+"""The operator's own product: chunk servers, volumes, health, jobs; and for tenants why an instance is as it is.
 
 Volumes are asked of the Pangu master, everything else is read from the records.
 """
@@ -8,19 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from yuntai.api.common import paged
 from yuntai.api.errors import invalid_parameter
+from yuntai.api.operator_rows import chosen, paged_rows
 from yuntai.api.registry import PAGES, YUNTAI, Call, action
 from yuntai.control.requests import instances
-from yuntai.control.requests.types import Page
 from yuntai.model.cluster import ChunkServer, Host, Job, Volume
-from yuntai.model.compute import Instance
 
 GIB = 1 << 30
-_HOST = """
-    Accelerator Address Cpus:i CpuModel HostId InstanceCount:i MemoryMib:i MemoryMibMax:i MemoryMibUsed:i Rack Seen
-    Status Vcpus:i VcpusMax:i Versions[]{Name Version}
-"""
 _SERVER = (
     "Address ChunkServerId FreeBytes:i Host Number:i Pid:i Rack Replicas:i Seen State TotalBytes:i UsedBytes:i Version"
 )
@@ -29,54 +23,6 @@ _VOLUME = """
     SourceVolume Stale[]{ChunkServer:i Reason} State VolumeId
 """
 _JOB = "Action Account Attempts:i Created Error JobId Request Resource State Steps[]{Done:b Name} Updated"
-
-
-def _paged(call: Call, key: str, item_key: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Cut the page that was asked for out of all rows."""
-    wanted = call.paging()
-    first = (wanted.page_number - 1) * wanted.page_size
-    page: Page[Host] = Page(items=(), total=len(rows), page_number=wanted.page_number, page_size=wanted.page_size)
-    return paged(page, key, item_key, rows[first : first + wanted.page_size], token=False)
-
-
-def _chosen(rows: Iterable[dict[str, Any]], key: str, wanted: tuple[str, ...]) -> list[dict[str, Any]]:
-    return [row for row in rows if not wanted or row[key] in wanted]
-
-
-def _host(host: Host, guests: list[Instance]) -> dict[str, Any]:
-    return {
-        "Accelerator": host.accelerator,
-        "Address": host.address,
-        "CpuModel": host.cpu_model,
-        "Cpus": host.cpus,
-        "HostId": host.id,
-        "InstanceCount": len(guests),
-        "MemoryMib": host.memory_mib,
-        "MemoryMibMax": host.memory_mib_max,
-        "MemoryMibUsed": sum(guest.memory_mib for guest in guests),
-        "Rack": host.rack,
-        "Seen": host.seen,
-        "Status": host.status,
-        "Vcpus": sum(guest.cpu for guest in guests),
-        "VcpusMax": host.vcpus_max,
-        "Versions": [{"Name": name, "Version": version} for name, version in sorted(host.versions.items())],
-    }
-
-
-@action(
-    YUNTAI,
-    "DescribeHosts",
-    f"HostId[]{PAGES}",
-    f"Hosts{{Host[]{{{_HOST}}}}} PageNumber:i PageSize:i TotalCount:i",
-    operator=True,
-)
-async def describe_hosts(call: Call) -> dict[str, Any]:
-    """List compute hosts with what runs on them."""
-    guests: dict[str, list[Instance]] = {}
-    for one in await call.context.reads.list(Instance):
-        guests.setdefault(one.value.host, []).append(one.value)
-    rows = (_host(one.value, guests.get(one.value.id, [])) for one in await call.context.reads.list(Host))
-    return _paged(call, "Hosts", "Host", _chosen(rows, "HostId", call.texts("HostId")))
 
 
 @action(
@@ -106,8 +52,8 @@ async def describe_chunk_servers(call: Call) -> dict[str, Any]:
         }
         for server in (one.value for one in await call.context.reads.list(ChunkServer))
     )
-    chosen = _chosen(rows, "ChunkServerId", call.texts("ChunkServerId"))
-    return _paged(call, "ChunkServers", "ChunkServer", chosen)
+    wanted = chosen(rows, "ChunkServerId", call.texts("ChunkServerId"))
+    return paged_rows(call, "ChunkServers", "ChunkServer", wanted)
 
 
 def _volume(volume: Volume) -> dict[str, Any]:
@@ -140,7 +86,7 @@ def _volume(volume: Volume) -> dict[str, Any]:
 async def describe_volumes(call: Call) -> dict[str, Any]:
     """List volumes, those of disks and images too."""
     rows = (_volume(one.value) for one in await call.context.reads.list(Volume))
-    return _paged(call, "Volumes", "Volume", _chosen(rows, "VolumeId", call.texts("VolumeId")))
+    return paged_rows(call, "Volumes", "Volume", chosen(rows, "VolumeId", call.texts("VolumeId")))
 
 
 def _size_bytes(call: Call) -> int:
@@ -251,7 +197,7 @@ async def describe_jobs(call: Call) -> dict[str, Any]:
         for job in jobs
         if call.text("State") in ("", job.state) and call.text("Resource") in ("", job.resource)
     ]
-    return _paged(call, "Jobs", "Job", _chosen(rows, "JobId", call.texts("JobId")))
+    return paged_rows(call, "Jobs", "Job", chosen(rows, "JobId", call.texts("JobId")))
 
 
 @action(

@@ -14,6 +14,7 @@ from yuntai import __version__
 from yuntai.cli import (
     archive,
     cloud,
+    hosts,
     images,
     instances,
     lab,
@@ -43,7 +44,7 @@ app.add_typer(storage.volume, name="volume")
 storage.volume.command("stats")(volume_stats.stats)
 app.add_typer(storage.chunkserver, name="chunkserver")
 app.add_typer(pangu.app, name="pangu")
-app.add_typer(cloud.host, name="host")
+app.add_typer(hosts.app, name="host")
 app.add_typer(lab.app, name="lab")
 app.add_typer(cloud.job, name="job")
 instances.app.command("explain")(placing.explain)

@@ -1,37 +1,21 @@
-"""``yuntai status|host|job|pipe``: the cloud itself."""
+"""``yuntai status|job|pipe``: the cloud itself."""
 
 from __future__ import annotations
 
 import json
 import subprocess
-from pathlib import Path
 from typing import Annotated
 
 import msgspec
 import typer
 
-from yuntai import tls
 from yuntai.cli import ssh
 from yuntai.cli.client import YUNTAI, Api, CliError
-from yuntai.cli.output import Format, Output, made, out, rows
+from yuntai.cli.output import Format, Output, out, rows
 from yuntai.lab.layout import Home, default_home
 from yuntai.lab.status import HostStatus, report
 
-host = typer.Typer(no_args_is_help=True, help="hosts of the cloud (operator)")
 job = typer.Typer(no_args_is_help=True, help="what the control plane does and did (operator)")
-
-
-@host.command("certificate")
-def host_certificate(
-    host_id: Annotated[str, typer.Argument(metavar="HOST", help="the host's id")],
-    folder: Annotated[Path, typer.Option(help="where the cluster's authority is; made if there is none")],
-    output: Output = Format.table,
-) -> None:
-    """Issue a certificate for TLS between hosts, and print what goes into the host's configuration."""
-    tls.make_authority(folder)
-    cert, key = tls.issue(folder, host_id)
-    fields = {"cert": str(cert), "key": str(key), "ca": str(folder / tls.CA)}
-    made({"tls": fields}, json.dumps({"tls": fields}, indent=2), output)
 
 
 def _uptime(seconds: float) -> str:
@@ -74,26 +58,6 @@ def _print_host(one: HostStatus) -> None:
             "WRONG": lambda p: p["wrong"],
         },
         Format.table,
-    )
-
-
-@host.command("list")
-def host_list(output: Output = Format.table) -> None:
-    """List hosts with what runs on them."""
-    rows(
-        Api().every(YUNTAI, "DescribeHosts", "Hosts", "Host"),
-        {
-            "ID": lambda h: h["HostId"],
-            "STATUS": lambda h: h["Status"],
-            "ADDRESS": lambda h: h["Address"],
-            "RACK": lambda h: h["Rack"],
-            "ACCELERATOR": lambda h: h["Accelerator"],
-            "INSTANCES": lambda h: h["InstanceCount"],
-            "VCPUS": lambda h: f"{h['Vcpus']}/{h['VcpusMax']}",
-            "MEMORY": lambda h: f"{h['MemoryMibUsed']}/{h['MemoryMibMax']} MiB",
-            "SEEN": lambda h: h["Seen"],
-        },
-        output,
     )
 
 

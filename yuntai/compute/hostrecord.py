@@ -12,7 +12,8 @@ from msgspec.structs import replace
 from yuntai import __version__, log
 from yuntai.model.base import now_utc
 from yuntai.model.cluster import ChunkServer, Gateway, Host
-from yuntai.state import Exists, StateError
+from yuntai.model.joining import RemovedHost
+from yuntai.state import Absent, Exists, StateError
 
 if TYPE_CHECKING:
     from yuntai.compute.cpu import CpuFacts
@@ -81,17 +82,23 @@ async def beat(store: Store, fresh: Host) -> Host:
             downs=old.downs,
             jailed_until=old.jailed_until,
             maintenance=old.maintenance,
+            waiting=old.waiting,
             labels=old.labels,
             pool=old.pool,
             dedicated=old.dedicated,
         )
 
-    try:
+    if await store.get(Host, fresh.id) is None:
         made = replace(fresh, seen=now_utc())
-        await store.create(made)
-    except Exists:
-        return await store.update(Host, fresh.id, change)
-    return made
+        # A host that the operator removed stays out, although its agent may still run.
+        if await store.txn(compare=[Absent(Host, fresh.id), Absent(RemovedHost, fresh.id)], put=[made]):
+            return made
+        if await store.get(RemovedHost, fresh.id) is not None:
+            raise StateError(
+                f"host {fresh.id} was removed from the cluster; stop its services, or let it in again: "
+                "`yuntai host token`, then `yuntai host join` on it"
+            )
+    return await store.update(Host, fresh.id, change)
 
 
 async def register_storage(store: Store, config: Config) -> None:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from yuntai import config as configuration
 from yuntai import log, process
-from yuntai.control import bootstrap, calendar, housekeeping, pools
+from yuntai.control import bootstrap, calendar, housekeeping, pools, removals
+from yuntai.control.drains import Drains
 from yuntai.control.jobs.executor import Executor
 from yuntai.control.jobs.pangu import PanguVolumes
 from yuntai.control.jobs.runner import Runner
@@ -71,6 +72,8 @@ async def lead(store: Store, volumes: Volumes, config: Config, leadership: Leade
         "network": lambda: syncer.run(store, config),
         "housekeeping": lambda: housekeeping.run(store, volumes, fences),
         "pools": lambda: pools.run(store, fences),
+        "drains": lambda: Drains(store, placer, fences).run(),
+        "removals": lambda: removals.run(store, config.ovn_sb, fences),
         "calendar": lambda: calendar.run(store),
     }
     tasks = [asyncio.create_task(keep(name, part), name=name) for name, part in parts.items()]

@@ -64,6 +64,7 @@ class Host(Record, frozen=True, kw_only=True):
     jailed_until: str = ""  # nothing is placed on it before
     # as the operator wants
     maintenance: Literal["", "draining", "drained"] = ""
+    waiting: dict[str, str] = msgspec.field(default_factory=dict)  # draining: instance → why it is still there
     labels: dict[str, str] = msgspec.field(default_factory=dict)
     pool: str = "default"  # hosts among which guests may move: they share a CPU baseline
     dedicated: str = ""  # the dedicated host that this one is: only instances that ask for it are placed here

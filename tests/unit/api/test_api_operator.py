@@ -26,6 +26,16 @@ def test_hosts_and_chunk_servers(cloud: FakeCloud) -> None:
     assert [server["Rack"] for server in one] == ["rack-2"]
 
 
+def test_pools_and_labels(cloud: FakeCloud) -> None:
+    assert ask(cloud, "DescribeHostPools")["TotalCount"] == 0
+    labelled = ask(cloud, "LabelHost", HostId="h1", **{"Label.1.Key": "room", "Label.1.Value": "2"})
+    assert labelled["Labels"] == [{"Key": "room", "Value": "2"}]
+    refused = raw_http.rpc(cloud.target, "RemoveHost", version=YUNTAI, HostId="h1")
+    assert refused.code == (409, "IncorrectHostStatus")
+    forbidden = raw_http.rpc(cloud.tenant, "DrainHost", version=YUNTAI, HostId="h1")
+    assert forbidden.code == (403, "Forbidden.Operator")
+
+
 def test_the_life_of_a_volume(cloud: FakeCloud) -> None:
     volume = ask(cloud, "CreateVolume", SizeGib="3")["VolumeId"]
     opened = ask(cloud, "AttachVolume", VolumeId=volume, HostId="h1")

@@ -17,7 +17,8 @@ from yuntai.compute.processor import Processors
 from yuntai.config import Config
 from yuntai.model.cluster import Host, HostPool
 from yuntai.model.compute import Instance
-from yuntai.state import MemoryStore
+from yuntai.model.joining import RemovedHost
+from yuntai.state import MemoryStore, StateError
 
 CAPABILITIES = """
 <domainCapabilities><cpu>
@@ -125,3 +126,14 @@ async def test_no_guest_starts_before_the_cpu_is_known(monkeypatch: pytest.Monke
         monkeypatch.setattr(processor, "KNOWN_TIMEOUT_S", 30.0)
         processors.learn(replace(host, cpu_features=("avx",)))
         assert (await waiting).features == ("avx",)
+
+
+async def test_a_removed_host_does_not_come_back_by_itself() -> None:
+    async with hosts() as (store, host):
+        await store.delete(Host, "h1")
+        await store.put(RemovedHost(id="h1", removed="2026-01-01T00:00:00Z"))
+        with pytest.raises(StateError, match="was removed from the cluster"):
+            await hostrecord.beat(store, host)
+        assert await store.get(Host, "h1") is None
+        await store.delete(RemovedHost, "h1")
+        assert (await hostrecord.beat(store, host)).id == "h1"
