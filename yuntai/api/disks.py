@@ -42,6 +42,7 @@ def _item(call: Call, detail: DiskDetail) -> dict[str, Any]:
         "EnableAutoSnapshot": True,
         "EnableAutomatedSnapshotPolicy": bool(disk.policy),
         "ExpiredTime": NEVER,
+        "IOPS": disk.iops_max,
         "ImageId": disk.source_image,
         "InstanceId": disk.instance,
         "MultiAttach": "Disabled",
@@ -52,6 +53,7 @@ def _item(call: Call, detail: DiskDetail) -> dict[str, Any]:
         "SourceSnapshotId": disk.source_snapshot,
         "Status": "Detaching" if disk.status == "Deleting" else disk.status,
         "Tags": tag_set(disk.tags),
+        "Throughput": disk.bytes_per_s_max >> 20,
         "Type": disk.kind,
         "ZoneId": disk.zone,
     }

@@ -28,17 +28,17 @@ def _vpc_attributes(detail: InstanceDetail) -> dict[str, Any]:
 
 
 def _cards(detail: InstanceDetail) -> list[dict[str, Any]]:
-    port = detail.port
-    if port is None:
-        return []
-    card = {
-        "MacAddress": port.mac,
-        "NetworkInterfaceId": port.eni,
-        "PrimaryIpAddress": port.ip,
-        "PrivateIpSets": {"PrivateIpSet": [{"Primary": True, "PrivateIpAddress": port.ip}]},
-        "Type": "Primary" if port.primary else "Secondary",
-    }
-    return [card]
+    return [
+        {
+            "MacAddress": port.mac,
+            "NetworkInterfaceId": port.eni,
+            "PrimaryIpAddress": port.ip,
+            "PrivateIpSets": {"PrivateIpSet": [{"Primary": True, "PrivateIpAddress": port.ip}]},
+            "Type": "Primary" if port.primary else "Secondary",
+        }
+        for port in (detail.port, *detail.more_ports)
+        if port is not None
+    ]
 
 
 def shown_status(status: str) -> str:

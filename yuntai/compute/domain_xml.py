@@ -5,6 +5,8 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from typing import TYPE_CHECKING
 
+from yuntai.compute import device_xml
+
 if TYPE_CHECKING:
     from collections.abc import Collection
 
@@ -36,6 +38,10 @@ def domain(spec: GuestSpec, of_model: Collection[str] = ()) -> str:
     ET.SubElement(ET.SubElement(root, "metadata"), MARK, accelerator=spec.accelerator)
     _text(root, "memory", str(spec.memory_mib), unit="MiB")
     _text(root, "vcpu", str(spec.cpu), placement="static")
+    if spec.vcpu_quota_percent:
+        tune = ET.SubElement(root, "cputune")
+        _text(tune, "period", str(device_xml.CPU_PERIOD_US))
+        _text(tune, "quota", str(device_xml.quota_us(spec.vcpu_quota_percent)))
     _firmware(root, spec)
     _features(root, spec.accelerator)
     _processor(root, spec, of_model)
@@ -46,8 +52,8 @@ def domain(spec: GuestSpec, of_model: Collection[str] = ()) -> str:
     _controllers(devices)
     for position, one in enumerate(spec.disks):
         devices.append(_disk(one, boot=position == 0))
-    if spec.nic is not None:
-        devices.append(_nic(spec.nic))
+    for card in ((spec.nic,) if spec.nic is not None else ()) + spec.more_nics:
+        devices.append(_nic(card))
     _small_devices(devices, spec)
     return ET.tostring(root, encoding="unicode")
 
@@ -55,6 +61,11 @@ def domain(spec: GuestSpec, of_model: Collection[str] = ()) -> str:
 def disk(spec: DiskSpec) -> str:
     """Return one disk, for hot plug."""
     return ET.tostring(_disk(spec, boot=False), encoding="unicode")
+
+
+def nic(spec: NicSpec) -> str:
+    """Return one network card, for hot plug."""
+    return ET.tostring(_nic(spec), encoding="unicode")
 
 
 def read(text: str) -> tuple[bool, Accelerator, dict[str, str]]:
@@ -153,6 +164,11 @@ def _disk(spec: DiskSpec, *, boot: bool) -> ET.Element:
     ET.SubElement(source, "host", transport="unix", socket=spec.socket)
     ET.SubElement(source, "reconnect", delay=str(RECONNECT_DELAY_S))
     ET.SubElement(made, "target", dev=spec.target, bus="virtio")
+    if spec.iops_max or spec.bytes_per_s_max:
+        tune = ET.SubElement(made, "iotune")
+        for name, value in device_xml.tuning(spec.iops_max, spec.bytes_per_s_max).items():
+            if value:
+                _text(tune, name, str(value))
     if spec.read_only:
         ET.SubElement(made, "readonly")
     _text(made, "serial", spec.id)

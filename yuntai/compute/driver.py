@@ -6,7 +6,7 @@ memory :class:`yuntai.compute.memory.MemoryHypervisor`. Every call ends within a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ class DiskSpec:
     socket: str
     export: str
     read_only: bool = False
+    iops_max: int = 0  # 0 = no limit
+    bytes_per_s_max: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +61,8 @@ class GuestSpec:
     accelerator: Accelerator
     disks: tuple[DiskSpec, ...]  # the system disk first
     nic: NicSpec | None
+    more_nics: tuple[NicSpec, ...] = ()
+    vcpu_quota_percent: int = 0  # of one CPU for each vCPU; 0 = no limit
     console_log: str
     console_socket: str
     processor: CpuSpec | None = None  # None = what suits the accelerator; such a guest cannot be moved safely
@@ -75,6 +79,9 @@ class Guest:
     resets: int = 0  # restarts of the guest in place that this driver has seen
     io_error: bool = False  # paused because a disk failed
     accelerator: Accelerator = "tcg"
+    nics: tuple[str, ...] = ()  # ports of the network cards that it has now
+    limits: dict[str, tuple[int, int]] = field(default_factory=dict)  # disk → operations/s, bytes/s; 0 = no limit
+    vcpu_quota_percent: int = 0
 
 
 class Hypervisor(Protocol):
@@ -112,6 +119,18 @@ class Hypervisor(Protocol):
 
     async def detach_disk(self, guest_id: str, disk_id: str) -> None:
         """Unplug a disk from a running guest; returns when the guest has let go of it. One that is gone is fine."""
+
+    async def attach_nic(self, guest_id: str, nic: NicSpec) -> None:
+        """Plug a network card into a running guest."""
+
+    async def detach_nic(self, guest_id: str, port: str) -> None:
+        """Unplug a network card; returns when the guest has let go of it. One that is gone is fine."""
+
+    async def limit_disk(self, guest_id: str, disk_id: str, iops_max: int, bytes_per_s_max: int) -> None:
+        """Set what a disk of a running guest may do in a second; 0 = no limit."""
+
+    async def limit_vcpus(self, guest_id: str, percent: int) -> None:
+        """Set how much of one CPU each vCPU of a running guest may use; 0 = no limit."""
 
     async def disk_size(self, guest_id: str, export: str) -> int:
         """Return how large a running guest sees the disk that shows an export."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from msgspec.structs import replace
 
 from yuntai import log
-from yuntai.compute import console
+from yuntai.compute import console, limits
 from yuntai.compute.driver import DiskSpec, GuestSpec, HypervisorError, NicSpec
 from yuntai.compute.ownership import NotReadyError, take
 from yuntai.compute.plan import BACKOFF_MAX_S, Memory, Move, Situation, plan
@@ -147,7 +147,8 @@ class Keeper:
             await self._observe(move, guest)
             if move.action == "none":
                 if instance is not None and move.state == "running":
-                    return await self._grow(instance) or move.wait_s
+                    again_s = await limits.apply(self._tools.hypervisor, self._tools.records.disk, instance, guest)
+                    return await self._grow(instance) or again_s or move.wait_s
                 if instance is None and guest is None:
                     await self._forget_observed()
                 return move.wait_s
@@ -172,6 +173,7 @@ class Keeper:
             desired=instance.desired,
             guest=guest,
             disks=instance.disks,
+            nics=(instance.port, *instance.ports),
             held=frozenset(self._held),
             force=instance.force_stop,
             reboot=instance.reboot_seq > self._observed.reboot_seq,
@@ -190,22 +192,16 @@ class Keeper:
                 await hypervisor.detach_disk(self.id, move.disk)
             case "release":
                 await self._release(move.disk)
+            case "plug_nic":
+                await hypervisor.attach_nic(self.id, self._card(move.disk))
+            case "unplug_nic":
+                await hypervisor.detach_nic(self.id, move.disk)
             case "clean":
                 console.remove(console.log_path(self._tools.log_dir, self.id))
                 console.socket_path(self._tools.run_dir, self.id).unlink(missing_ok=True)
                 self._cleaned = True
-            case "press_power":
-                await hypervisor.press_power(self.id)
-            case "restart":
-                await hypervisor.restart(self.id)
-            case "reset":
-                await hypervisor.reset(self.id)
-            case "resume":
-                await hypervisor.resume(self.id)
-            case "destroy":
-                await hypervisor.destroy(self.id)
-            case "forget":
-                await hypervisor.forget(self.id)
+            case "press_power" | "restart" | "reset" | "resume" | "destroy" | "forget" as button:
+                await getattr(hypervisor, button)(self.id)
             case action:
                 raise HypervisorError(f"instance {self.id}: the move {action!r} needs a record that is gone")
 
@@ -231,6 +227,8 @@ class Keeper:
                 accelerator=self._tools.accelerator,
                 disks=tuple(disks),
                 nic=NicSpec(port=port.id, mac=port.mac),
+                more_nics=tuple(self._card(one) for one in instance.ports),
+                vcpu_quota_percent=instance.vcpu_quota_percent,
                 console_log=str(log_file),
                 console_socket=str(socket),
                 processor=processor,
@@ -240,6 +238,12 @@ class Keeper:
         # A guest that starts now has every reboot behind it that was asked for until now.
         before = self._observed or self._blank()
         self._observed = replace(before, boot_seq=before.boot_seq + 1, reboot_seq=instance.reboot_seq)
+
+    def _card(self, port_id: str) -> NicSpec:
+        port = self._tools.records.port(port_id)
+        if port is None:
+            raise NotReadyError(f"port {port_id} of instance {self.id} has no record; it cannot be attached before")
+        return NicSpec(port=port.id, mac=port.mac)
 
     async def _plug(self, instance: Instance, disk_id: str) -> None:
         taken = {"vda"}
@@ -258,7 +262,14 @@ class Keeper:
         if self._held is not None:
             self._held.add(disk_id)
         target = target_of(disk, position, taken)
-        return DiskSpec(id=disk_id, target=target, socket=export.socket, export=export.name)
+        return DiskSpec(
+            id=disk_id,
+            target=target,
+            socket=export.socket,
+            export=export.name,
+            iops_max=disk.iops_max,
+            bytes_per_s_max=disk.bytes_per_s_max,
+        )
 
     async def _grow(self, instance: Instance) -> float | None:
         """Show the running guest what its disks have grown to since it got them; return when to try again.
@@ -310,6 +321,7 @@ class Keeper:
             state=move.state,
             since=before.since if before.state == move.state else now_utc(),
             attached=attached,
+            nics=(guest.nics if guest is not None and guest.state != "off" else ()) if settled else before.nics,
             reboot_seq=before.reboot_seq if reboot_seq is None else reboot_seq,
             console_log=path,
             error=move.why if settled or move.why else before.error,

@@ -16,13 +16,13 @@ import libvirt
 import libvirt_qemu
 
 from yuntai import log
-from yuntai.compute import cpu, domain_xml, online_resize
+from yuntai.compute import cpu, device_xml, domain_xml, online_resize
 from yuntai.compute.driver import Guest, HypervisorError, NoSuchGuestError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from yuntai.compute.driver import Accelerator, DiskSpec, End, GuestSpec, GuestState
+    from yuntai.compute.driver import Accelerator, DiskSpec, End, GuestSpec, GuestState, NicSpec
 
 R = TypeVar("R")
 
@@ -162,20 +162,51 @@ class LibvirtHypervisor:
 
     async def detach_disk(self, guest_id: str, disk_id: str) -> None:
         """Ask the guest to give the disk up, again every few seconds, and wait until it has."""
+        await self._detach(guest_id, f"disk {disk_id}", lambda text: domain_xml.disk_element(text, disk_id))
+
+    async def _detach(self, guest_id: str, what: str, element: Callable[[str], str | None]) -> None:
         waited_s = 0.0
         asked_s = -UNPLUG_AGAIN_S
         while waited_s < UNPLUG_TIMEOUT_S:
             ask = waited_s - asked_s >= UNPLUG_AGAIN_S
             if ask:
                 asked_s = waited_s
-            if not await self._on_domain(f"detach disk {disk_id} from", guest_id, _unplug(disk_id, ask=ask)):
+            if not await self._on_domain(f"detach {what} from", guest_id, _unplug(what, element, ask=ask)):
                 return
             await asyncio.sleep(UNPLUG_POLL_S)
             waited_s += UNPLUG_POLL_S
         raise HypervisorError(
-            f"guest {guest_id} did not let go of disk {disk_id} within {UNPLUG_TIMEOUT_S:.0f} s; "
-            "unmount it in the guest, or stop the instance"
+            f"guest {guest_id} did not let go of {what} within {UNPLUG_TIMEOUT_S:.0f} s; "
+            "stop using it in the guest, or stop the instance"
         )
+
+    async def attach_nic(self, guest_id: str, nic: NicSpec) -> None:
+        """Plug a network card in."""
+        text = domain_xml.nic(nic)
+        await self._on_domain(
+            f"attach network card {nic.port} to", guest_id, lambda domain: domain.attachDeviceFlags(text, _LIVE)
+        )
+
+    async def detach_nic(self, guest_id: str, port: str) -> None:
+        """Ask the guest to give the card up, and wait until it has."""
+        await self._detach(guest_id, f"network card {port}", lambda text: device_xml.nic_element(text, port))
+
+    async def limit_disk(self, guest_id: str, disk_id: str, iops_max: int, bytes_per_s_max: int) -> None:
+        """Change QEMU's throttle of the disk."""
+        values = device_xml.tuning(iops_max, bytes_per_s_max)
+
+        def limit(domain: Any) -> None:
+            target = domain_xml.read(domain.XMLDesc(0))[2].get(disk_id)
+            if target is None:
+                raise HypervisorError(f"guest {guest_id} has no disk {disk_id} to limit")
+            domain.setBlockIoTune(target, values, _LIVE)
+
+        await self._on_domain(f"limit disk {disk_id} of", guest_id, limit)
+
+    async def limit_vcpus(self, guest_id: str, percent: int) -> None:
+        """Change the control group of each vCPU's thread."""
+        values = {"vcpu_period": device_xml.CPU_PERIOD_US, "vcpu_quota": device_xml.quota_us(percent)}
+        await self._on_domain("limit the vCPUs of", guest_id, lambda d: d.setSchedulerParametersFlags(values, _LIVE))
 
     async def disk_size(self, guest_id: str, export: str) -> int:
         """Ask QEMU."""
@@ -284,9 +315,11 @@ class LibvirtHypervisor:
         return await self._call(f"{what} guest {guest_id}", lambda c: call(c.lookupByName(guest_id)))
 
     def _read(self, domain: Any) -> Guest | None:
-        ours, accelerator, disks = domain_xml.read(domain.XMLDesc(0))
+        text = domain.XMLDesc(0)
+        ours, accelerator, disks = domain_xml.read(text)
         if not ours:
             return None
+        devices = device_xml.read(text)
         number, reason = domain.state()
         state: GuestState = "running"
         end: End = ""
@@ -304,6 +337,9 @@ class LibvirtHypervisor:
             resets=self._resets.get(name, 0),
             io_error=number == libvirt.VIR_DOMAIN_PAUSED and reason == libvirt.VIR_DOMAIN_PAUSED_IOERROR,
             accelerator=accelerator,
+            nics=devices.nics,
+            limits=devices.limits,
+            vcpu_quota_percent=devices.vcpu_quota_percent,
         )
 
     # Callbacks, in the thread of libvirt's event loop.
@@ -337,11 +373,11 @@ _LIVE = libvirt.VIR_DOMAIN_AFFECT_LIVE
 _ARCH, _MACHINE = "x86_64", "q35"
 
 
-def _unplug(disk_id: str, *, ask: bool) -> Callable[[Any], bool]:
-    """Return a call that tells whether the domain still has the disk, and asks for its removal if so."""
+def _unplug(what: str, element_of: Callable[[str], str | None], *, ask: bool) -> Callable[[Any], bool]:
+    """Return a call that tells whether the domain still has a device, and asks for its removal if so."""
 
     def call(domain: Any) -> bool:
-        element = domain_xml.disk_element(domain.XMLDesc(0), disk_id)
+        element = element_of(domain.XMLDesc(0))
         if element is None:
             return False
         if ask:
@@ -350,7 +386,7 @@ def _unplug(disk_id: str, *, ask: bool) -> Callable[[Any], bool]:
             except libvirt.libvirtError as error:
                 if error.get_error_code() not in {libvirt.VIR_ERR_OPERATION_FAILED, libvirt.VIR_ERR_DEVICE_MISSING}:
                     raise
-                _LOG.info("unplug is under way", disk=disk_id, answer=str(error))
+                _LOG.info("unplug is under way", device=what, answer=str(error))
         return True
 
     return call

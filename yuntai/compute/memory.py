@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from yuntai.compute.cpu import CpuFacts
-from yuntai.compute.driver import DiskSpec, Guest, GuestSpec, HypervisorError, NoSuchGuestError
+from yuntai.compute.driver import DiskSpec, Guest, GuestSpec, HypervisorError, NicSpec, NoSuchGuestError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -62,8 +62,18 @@ class MemoryHypervisor:
         if there is not None and there.state != "off":
             raise HypervisorError(f"guest {spec.id} is already running")
         self.specs[spec.id] = spec
-        disks = tuple(disk.id for disk in spec.disks)
-        self._change(Guest(id=spec.id, state="running", disks=disks, accelerator=spec.accelerator))
+        cards = ((spec.nic,) if spec.nic is not None else ()) + spec.more_nics
+        self._change(
+            Guest(
+                id=spec.id,
+                state="running",
+                disks=tuple(disk.id for disk in spec.disks),
+                accelerator=spec.accelerator,
+                nics=tuple(card.port for card in cards),
+                limits={disk.id: (disk.iops_max, disk.bytes_per_s_max) for disk in spec.disks},
+                vcpu_quota_percent=spec.vcpu_quota_percent,
+            )
+        )
 
     async def press_power(self, guest_id: str) -> None:
         """Shut down at once, unless deaf."""
@@ -106,13 +116,37 @@ class MemoryHypervisor:
         """Plug."""
         self._called("attach_disk", guest_id, disk.id)
         guest = self._running(guest_id)
-        self._change(replace(guest, disks=(*guest.disks, disk.id)))
+        limits = guest.limits | {disk.id: (disk.iops_max, disk.bytes_per_s_max)}
+        self._change(replace(guest, disks=(*guest.disks, disk.id), limits=limits))
 
     async def detach_disk(self, guest_id: str, disk_id: str) -> None:
         """Unplug."""
         self._called("detach_disk", guest_id, disk_id)
         guest = self._running(guest_id)
         self._change(replace(guest, disks=tuple(one for one in guest.disks if one != disk_id)))
+
+    async def attach_nic(self, guest_id: str, nic: NicSpec) -> None:
+        """Plug."""
+        self._called("attach_nic", guest_id, nic.port)
+        guest = self._running(guest_id)
+        self._change(replace(guest, nics=(*guest.nics, nic.port)))
+
+    async def detach_nic(self, guest_id: str, port: str) -> None:
+        """Unplug."""
+        self._called("detach_nic", guest_id, port)
+        guest = self._running(guest_id)
+        self._change(replace(guest, nics=tuple(one for one in guest.nics if one != port)))
+
+    async def limit_disk(self, guest_id: str, disk_id: str, iops_max: int, bytes_per_s_max: int) -> None:
+        """Limit."""
+        self._called("limit_disk", guest_id, disk_id)
+        guest = self._running(guest_id)
+        self._change(replace(guest, limits=guest.limits | {disk_id: (iops_max, bytes_per_s_max)}))
+
+    async def limit_vcpus(self, guest_id: str, percent: int) -> None:
+        """Limit."""
+        self._called("limit_vcpus", guest_id)
+        self._change(replace(self._running(guest_id), vcpu_quota_percent=percent))
 
     async def disk_size(self, guest_id: str, export: str) -> int:
         """Return what it was last grown to; the size that it started with is not known here, and taken as large."""

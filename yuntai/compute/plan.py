@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Action = Literal[
     "none", "start", "press_power", "restart", "reset", "resume", "destroy", "forget", "plug", "unplug", "release",
-    "clean",
+    "plug_nic", "unplug_nic", "clean",
 ]  # fmt: skip
 
 SHUTDOWN_GRACE_S = 30.0
@@ -45,6 +45,7 @@ class Situation:
     desired: DesiredState
     guest: Guest | None
     disks: tuple[str, ...] = ()  # wanted, the system disk first
+    nics: tuple[str, ...] = ()  # wanted ports, the primary one first; () = not looked at
     held: frozenset[str] = frozenset()  # disks whose volumes are attached to this host for this guest
     force: bool = False
     reboot: bool = False  # a reboot is wanted that has not been carried out
@@ -54,7 +55,10 @@ class Situation:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """One action, and the state to report. ``wait_s``: with "none", when to ask again at the latest."""
+    """One action, on a ``disk`` or network card or on the guest itself, and the state to report.
+
+    ``wait_s``: with "none", when to ask again at the latest.
+    """
 
     action: Action
     state: ObservedState
@@ -123,6 +127,16 @@ def _keep_running(now: Situation, memory: Memory, clock_s: float) -> Move:
     for disk in sorted(now.held):
         if disk not in guest.disks and disk not in now.disks:
             return Move("release", "running", disk)
+    return _cards(now, guest)
+
+
+def _cards(now: Situation, guest: Guest) -> Move:
+    for nic in now.nics:
+        if nic not in guest.nics:
+            return Move("plug_nic", "running", nic)
+    for nic in guest.nics if now.nics else ():
+        if nic not in now.nics:
+            return Move("unplug_nic", "running", nic)
     return Move("none", "running")
 
 

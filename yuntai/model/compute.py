@@ -79,6 +79,7 @@ class ObservedInstance(Record, frozen=True, kw_only=True):
     boot_seq: int = 0  # starts of this guest so far
     reboot_seq: int = 0  # the last Instance.reboot_seq carried out
     attached: tuple[str, ...] = ()  # disks that the running guest really has
+    nics: tuple[str, ...] = ()  # Ports that the running guest really has, the primary one among them
     console_log: str = ""  # path on the host
     error: str = ""
     accelerator: Literal["", "kvm", "tcg"] = ""

@@ -104,4 +104,12 @@ class Port(Record, frozen=True, kw_only=True):
     host: str = ""  # requested chassis; "" = wherever it appears
     destination: str = ""  # the host that a live migration in progress goes to; the port is bound on both
     primary: bool = True
+    # of secondary ones
+    state: Literal["", "Attaching", "Detaching"] = ""  # "" = with its instance, or free when it has none
+    job: str = ""  # the unfinished job that works on it
+    reason: str = ""  # why the last operation on it failed
+    name: str = ""
+    description: str = ""
+    tags: dict[str, str] = msgspec.field(default_factory=dict)
+    delete_with_instance: bool = True
     created: str

@@ -8,12 +8,13 @@ from typing import Any
 import alibabacloud_ecs20140526.models as e
 import alibabacloud_vpc20160428.models as v
 
+from tests.functional.sdk.changes import ChangeLife
 from tests.functional.sdk.network import SMALLEST
 from tests.functional.sdk.placing import PlaceLife
 from tests.functional.sdk.snapshots import SnapshotLife
 
 
-class Life(SnapshotLife, PlaceLife):
+class Life(SnapshotLife, PlaceLife, ChangeLife):
     """The whole life, from an empty account back to an empty account."""
 
     def make_instance(self) -> None:
@@ -206,6 +207,7 @@ class Life(SnapshotLife, PlaceLife):
         assert (row.code, row.instance_id, row.previous_status) == ("200", one, "Running")
         self.wait_instance(one, "Stopped")
         self._join_and_leave()
+        self.change_size()
         ecs.start_instances(e.StartInstancesRequest(region_id=region, instance_id=[one]))
         self.wait_instance(one, "Running")
 
@@ -274,6 +276,8 @@ class Life(SnapshotLife, PlaceLife):
             self.use_disks()
             self.use_snapshots()
             self.use_policies()
+            self.use_network_cards()
+            self.use_limits()
             self.use_images()
             self.use_tags()
             self.use_power()

@@ -77,6 +77,15 @@ class FakeExecutor:
         if await self.store.get(DedicatedHost, job.resource) is not None:
             await self.store.update(DedicatedHost, job.resource, lambda one: replace(one, host="h9"))
 
+    async def _attach_nic(self, job: Job) -> None:
+        instance_id = job.arguments["instance"]
+        await self.store.update(Port, job.resource, lambda one: replace(one, job="", state=""))
+        await self.store.update(Instance, instance_id, lambda one: replace(one, ports=(*one.ports, job.resource)))
+
+    async def _detach_nic(self, job: Job) -> None:
+        await self.store.update(Instance, job.arguments["instance"], lambda one: replace(one, ports=()))
+        await self.store.update(Port, job.resource, lambda one: replace(one, job="", state="", instance=""))
+
     async def _create_disk(self, job: Job) -> None:
         await self._disk(job.resource, status="Available")
 

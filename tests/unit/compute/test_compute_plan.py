@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
@@ -34,6 +35,10 @@ def situation(**changes: object) -> Situation:
         ({"disks": ("d-1", "d-2")}, "plug", "running", "d-2"),
         ({"guest": Guest(id="i-1", state="running", disks=("d-1", "d-2"))}, "unplug", "running", "d-2"),
         ({"held": frozenset({"d-1", "d-2"})}, "release", "running", "d-2"),
+        ({"nics": ("p-1", "p-2"), "guest": replace(RUNS, nics=("p-1",))}, "plug_nic", "running", "p-2"),
+        ({"nics": ("p-1",), "guest": replace(RUNS, nics=("p-1", "p-2"))}, "unplug_nic", "running", "p-2"),
+        ({"nics": ("p-1",), "guest": replace(RUNS, nics=("p-1",))}, "none", "running", ""),
+        ({"guest": replace(RUNS, nics=("p-1",))}, "none", "running", ""),  # nobody said which cards it is to have
         ({"guest": Guest(id="i-1", state="paused", io_error=True, disks=("d-1",))}, "resume", "running", ""),
         ({"guest": Guest(id="i-1", state="paused", disks=("d-1",))}, "none", "running", ""),
         ({"reboot": True}, "restart", "running", ""),

@@ -117,8 +117,8 @@ class Agent:
         self.store = store
         self.mute = False
         self.refuses: set[str] = set()  # instances that do not start
-        self.clings: set[str] = set()  # disks that their guest does not let go of
-        self.rejects: set[str] = set()  # disks that no running guest takes
+        self.clings: set[str] = set()  # disks and network cards that their guest does not let go of
+        self.rejects: set[str] = set()  # disks and network cards that no running guest takes
 
     async def step(self) -> bool:
         """Act once on every instance; return whether anything changed."""
@@ -156,8 +156,15 @@ class Agent:
             since="2026-01-01T00:00:00Z",
             reboot_seq=instance.reboot_seq,
             attached=(*wanted, *kept),
+            nics=self._cards(instance, before) if state == "running" else (),
             error=error,
         )
+
+    def _cards(self, instance: Instance, before: ObservedInstance | None) -> tuple[str, ...]:
+        had = before.nics if before is not None and before.state == "running" else ()
+        more = tuple(p for p in instance.ports if p in had or p not in self.rejects)
+        kept = tuple(p for p in had if p in self.clings and p not in instance.ports)
+        return (instance.port, *more, *kept)
 
 
 class World:
@@ -260,7 +267,9 @@ class World:
         self._check_instances(instances, disks, ports)
         assert all(s.status in ("accomplished", "failed") for s in snapshots.values())
         assert all(i.status in ("Available", "CreateFailed") for i in images.values())
-        assert set(ports) == {i.port for i in instances.values()}
+        held = {port_id for i in instances.values() for port_id in (i.port, *i.ports)}
+        assert held == {port.id for port in ports.values() if port.instance}
+        assert all(not p.job and not p.state and not p.primary for p in ports.values() if not p.instance)
         assert len({(p.vswitch, p.ip) for p in ports.values()}) == len(ports)
         assert len({(p.vpc, p.mac) for p in ports.values()}) == len(ports)
         assert {o.id for o in await self.all(ObservedInstance)} <= set(instances)

@@ -65,6 +65,15 @@ class Context:
             raise SupersededError(f"{disk.job or 'nothing'} works on {disk.id} now")
         return disk
 
+    async def card(self) -> Port:
+        """Return the secondary network card that this job works on."""
+        port = await self.unit.get(Port, self.job.resource)
+        if port is None:
+            raise SupersededError(f"{self.job.resource} is gone")
+        if port.job != self.job.id:
+            raise SupersededError(f"{port.job or 'nothing'} works on {port.eni} now")
+        return port
+
     async def snapshot(self) -> Snapshot:
         """Return the snapshot of this job: its resource, or what its arguments name."""
         snapshot_id = str(self.job.arguments.get("snapshot") or self.job.resource)
@@ -100,10 +109,11 @@ class Context:
             self.placer.hold(request, host, besides=besides)
 
     async def port_to(self, instance: Instance, host: str) -> None:
-        """Write the port so that its network is made on ``host``."""
-        port = await self.unit.get(Port, instance.port)
-        if port is not None and port.host != host:
-            self.unit.put(msgspec.structs.replace(port, host=host))
+        """Write the ports so that their networks are made on ``host``."""
+        for port_id in (instance.port, *instance.ports):
+            port = await self.unit.get(Port, port_id)
+            if port is not None and port.host != host:
+                self.unit.put(msgspec.structs.replace(port, host=host))
 
     async def release_volume(self, volume: str) -> None:
         """Delete a volume unless some record still needs it; that record's deletion will then delete it."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from yuntai.control.jobs import steps_instance as on_instance
+from yuntai.control.jobs import steps_nic as on_nic
 from yuntai.control.jobs import steps_place as on_place
 from yuntai.control.jobs import steps_restore as on_restore
 from yuntai.control.jobs import steps_snapshot as on_snapshot
@@ -52,6 +53,13 @@ PLANS: dict[str, Plan] = {
         (on_instance.wait_absent, on_instance.remove_instance, on_storage.delete_volumes), persistent=True
     ),
     "allocate_dedicated_host": Plan((on_place.dedicate,), (on_place.undo_dedicate,)),
+    "attach_nic": Plan(
+        (on_nic.plug_card, on_nic.wait_card_plugged),
+        (on_nic.unplug_card, on_nic.wait_card_unplugged, on_nic.undo_attach_card),
+    ),
+    "detach_nic": Plan(
+        (on_nic.unplug_card, on_nic.wait_card_unplugged, on_nic.finish_detach_card), (on_nic.undo_detach_card,)
+    ),
     "create_disk": Plan(
         (on_instance.make_volumes, on_storage.finish_disk), (on_instance.undo_volumes, on_storage.undo_disk)
     ),

@@ -168,9 +168,29 @@ async def remove_instance(ctx: Context) -> None:
             state = DISK.step(disk.status, "instance_released", disk.id).state
             ctx.unit.put(free_disk(disk, state))
     ctx.argue(volumes=volumes)
+    await release_cards(ctx, instance)
     ctx.unit.delete(Instance, instance.id)
     ctx.unit.delete(Port, instance.port)
     ctx.unit.delete(ObservedInstance, instance.id)
+
+
+async def release_cards(ctx: Context, instance: Instance) -> None:
+    """Delete the secondary network cards that go with an instance; let the others go free."""
+    for port_id in instance.ports:
+        port = await ctx.unit.get(Port, port_id)
+        if port is None:
+            continue
+        if port.job and port.job != ctx.job.id:
+            raise NotYetError(f"another operation on {port.eni} is to end first", f"port/{port.id}", f"job/{port.job}")
+        if port.delete_with_instance:
+            ctx.unit.delete(Port, port.id)
+        else:
+            ctx.unit.put(free_card(port))
+
+
+def free_card(port: Port, reason: str = "") -> Port:
+    """Return a network card that no instance has."""
+    return msgspec.structs.replace(port, instance="", host="", destination="", state="", job="", reason=reason)
 
 
 def free_disk(disk: Disk, state: str, reason: str = "") -> Disk:

@@ -97,6 +97,7 @@ async def describe_instances(
             InstanceDetail(
                 instance=instance,
                 port=ports.get(instance.port),
+                more_ports=tuple(ports[port_id] for port_id in instance.ports if port_id in ports),
                 image=images.get(instance.image),
                 observed=observed.get(instance.id),
             )

@@ -127,6 +127,7 @@ class InstanceDetail(msgspec.Struct, frozen=True, kw_only=True):
 
     instance: Instance
     port: Port | None
+    more_ports: tuple[Port, ...] = ()
     image: Image | None
     observed: ObservedInstance | None
 
