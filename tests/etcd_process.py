@@ -60,6 +60,10 @@ class EtcdProcess:
             time.sleep(0.05)
         raise AssertionError(f"etcd did not listen on {self.endpoint} within {START_TIMEOUT_S} s")
 
+    def send(self, number: signal.Signals) -> None:
+        if self.process is not None:
+            self.process.send_signal(number)
+
     def stop(self, how: signal.Signals = signal.SIGKILL) -> None:
         if self.process is not None:
             self.process.send_signal(how)

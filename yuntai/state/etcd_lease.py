@@ -5,19 +5,20 @@ from __future__ import annotations
 import asyncio
 import math
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aetcd import rpc
 
 from yuntai import log
-from yuntai.state.errors import StateError
-from yuntai.state.grpc_calls import METADATA, Connection
+from yuntai.state.errors import StateError, Unavailable
+from yuntai.state.grpc_calls import METADATA, Connection, does_not_serve
 from yuntai.state.store import Lease
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 RENEWALS_PER_TTL = 3
+RETRY_S = 0.1
 REVOKE_TIMEOUT_S = 1.0
 
 _log = log.get("state")
@@ -50,38 +51,49 @@ async def hold(connection: Connection, ttl_s: float) -> AsyncIterator[Lease]:
 async def _renew(connection: Connection, lease: Lease) -> None:
     """Renew until the lease is gone at etcd, or may be because no renewal was confirmed in time."""
     loop = asyncio.get_running_loop()
+    pause_s = lease.ttl_s / RENEWALS_PER_TTL
     try:
         while True:
-            pause_s = min(lease.ttl_s / RENEWALS_PER_TTL, lease.valid_until - loop.time())
-            await asyncio.sleep(max(pause_s, 0))
+            await asyncio.sleep(max(min(pause_s, lease.valid_until - loop.time()), 0))
             began = loop.time()
             if began >= lease.valid_until:
                 _log.warning("lease lost: no renewal was confirmed in time", lease=f"{lease.id:x}", ttl_s=lease.ttl_s)
                 return
+            channel = connection.channel
             try:
-                async with asyncio.timeout(min(lease.ttl_s / RENEWALS_PER_TTL, lease.valid_until - began)):
+                async with asyncio.timeout(min(_patience_s(connection, lease), lease.valid_until - began)):
                     remaining_s = await _renew_once(connection, lease.id)
-            except (TimeoutError, rpc.AioRpcError) as error:
+            except (TimeoutError, rpc.AioRpcError, StateError) as error:
+                if isinstance(error, TimeoutError) or (isinstance(error, rpc.AioRpcError) and does_not_serve(error)):
+                    connection.leave(channel)
                 _log.info("lease renewal failed, trying again", lease=f"{lease.id:x}", error=repr(error)[:200])
-                await asyncio.sleep(min(0.1, max(lease.valid_until - loop.time(), 0)))
+                pause_s = RETRY_S
                 continue
             if remaining_s <= 0:
                 _log.warning("lease lost: etcd no longer knows it", lease=f"{lease.id:x}")
                 return
             lease.valid_until = began + remaining_s
+            pause_s = lease.ttl_s / RENEWALS_PER_TTL
     finally:
         lease.lost.set()
 
 
+def _patience_s(connection: Connection, lease: Lease) -> float:
+    """Return how long one renewal may take: where there are other members, short enough to try two of them."""
+    return lease.ttl_s / (RENEWALS_PER_TTL + 2 if connection.has_choice else RENEWALS_PER_TTL)
+
+
 async def _renew_once(connection: Connection, lease_id: int) -> float:
     """Return the seconds that the renewed lease has, 0 if etcd does not know it."""
-    stream: Any = connection.leases.LeaseKeepAlive(metadata=METADATA)
-    try:
+    connection.open()
+    stream = connection.leases.LeaseKeepAlive(metadata=METADATA)
+    with connection.following(stream, "renewal"):
         await stream.write(rpc.LeaseKeepAliveRequest(ID=lease_id))
         answer = await stream.read()
-        return float(getattr(answer, "TTL", 0.0))
-    finally:
-        stream.cancel()
+        if not hasattr(answer, "TTL"):
+            # The stream ended without an answer, which says nothing about the lease.
+            raise Unavailable("etcd ended the renewal's stream")
+        return float(answer.TTL)
 
 
 async def _revoke(connection: Connection, lease: Lease) -> None:

@@ -51,26 +51,26 @@ async def _follow(connection: Connection, kind: type[T], prefix: str, revision: 
     connection.open()
     start = records.kind_prefix(kind, prefix)
     create = rpc.WatchCreateRequest(key=start, range_end=start[:-1] + bytes([start[-1] + 1]), start_revision=revision)
-    stream: Any = connection.watches.Watch(metadata=METADATA)
+    channel, stream = connection.channel, connection.watches.Watch(metadata=METADATA)
     try:
-        async with asyncio.timeout(CREATE_TIMEOUT_S):
-            await stream.write(rpc.WatchRequest(create_request=create))
-            created = await stream.read()
-        _check(created)
-        while True:
-            # No time limit: silence is normal, and the channel's keepalive ends a stream whose peer is gone.
-            response = await stream.read()
-            _check(response)
-            for event in response.events:
-                yield _event(kind, event)
+        with connection.following(stream, f"watch on {kind.KIND}"):
+            async with asyncio.timeout(CREATE_TIMEOUT_S):
+                await stream.write(rpc.WatchRequest(create_request=create))
+                created = await stream.read()
+            _check(created)
+            while True:
+                # No time limit: silence is normal, and the channel's keepalive ends a stream whose peer is gone.
+                response = await stream.read()
+                _check(response)
+                for event in response.events:
+                    yield _event(kind, event)
     except TimeoutError as error:
+        connection.leave(channel)
         raise Unavailable(f"etcd did not confirm the watch on {kind.KIND} within {CREATE_TIMEOUT_S} s") from error
     except rpc.AioRpcError as error:
         raise Unavailable(f"watch on {kind.KIND}: {error.code().name}: {error.details()}") from error
     except asyncio.InvalidStateError as error:
         raise Unavailable(f"watch on {kind.KIND}: the connection was closed") from error
-    finally:
-        stream.cancel()
 
 
 def _check(response: Any) -> None:

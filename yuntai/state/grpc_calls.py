@@ -2,6 +2,9 @@
 
 The library's own client knows one endpoint, and its watcher shares one stream that a consumer cannot tell apart from
 a dead one; so its generated stubs are used here directly, on a channel that fails over between endpoints.
+
+gRPC itself goes to the next endpoint only when a connection fails. A member that hangs, or is cut off from the others,
+keeps its connections: whoever has no answer from it in time leaves it, and everything of this process goes to the next.
 """
 
 from __future__ import annotations
@@ -9,14 +12,16 @@ from __future__ import annotations
 import asyncio
 import random
 import socket
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from aetcd import rpc
 
+from yuntai import log
 from yuntai.state.errors import Invalid, LeaseLost, StateError, Unavailable, Uncertain
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 CALL_TIMEOUT_S = 3.0
 ATTEMPTS = 6
@@ -50,6 +55,8 @@ _TRANSIENT = {
     rpc.StatusCode.CANCELLED,
 }
 
+_log = log.get("state")
+
 
 class CompactedError(StateError):
     """The revision that a read or a watch wanted is compacted away. Stays inside this package."""
@@ -59,8 +66,11 @@ class Connection:
     """The stubs of one channel. Made on first use, inside the running loop."""
 
     def __init__(self, endpoints: Sequence[str], call_timeout_s: float = CALL_TIMEOUT_S) -> None:
-        self._target = target_of(endpoints)
+        self._members = list(endpoints)
         self._endpoints = ", ".join(endpoints)
+        target_of(endpoints)
+        self._streams: set[Any] = set()
+        self._closing: set[asyncio.Task[None]] = set()
         self._timeout_s = call_timeout_s
         self._channel: rpc.Channel | None = None
         self.kv: Any = None
@@ -70,7 +80,7 @@ class Connection:
     def open(self) -> None:
         """Make the channel if it is not there; gRPC connects in the background."""
         if self._channel is None:
-            self._channel = rpc.insecure_channel(self._target, options=_OPTIONS)
+            self._channel = rpc.insecure_channel(target_of(self._members), options=_OPTIONS)
             self.kv = rpc.KVStub(self._channel)
             self.leases = rpc.LeaseStub(self._channel)
             self.watches = rpc.WatchStub(self._channel)
@@ -80,24 +90,81 @@ class Connection:
         channel, self._channel = self._channel, None
         if channel is not None:
             await channel.close()
+        for task in self._closing:
+            task.cancel()
+        await asyncio.gather(*self._closing, return_exceptions=True)
+
+    @property
+    def channel(self) -> rpc.Channel | None:
+        """What calls go by now; remember it to be able to :meth:`leave` it."""
+        return self._channel
+
+    @property
+    def has_choice(self) -> bool:
+        """Whether there is another member to go to."""
+        return len(self._members) > 1
+
+    def leave(self, channel: rpc.Channel | None) -> None:
+        """Go to the next member, unless somebody has done so since ``channel`` was in use; streams break."""
+        if channel is None or channel is not self._channel or not self.has_choice:
+            return
+        self._members.append(self._members.pop(0))
+        self._channel = None
+        _log.info("leaving a member of etcd that does not serve", next=self._members[0])
+        for stream in self._streams:
+            stream.cancel()
+        self._streams.clear()
+        # Not at once: that would cancel the others' calls, which end by their own time limits.
+        task = asyncio.create_task(_close(channel, 2 * self._timeout_s))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    @contextmanager
+    def following(self, stream: Any, what: str) -> Iterator[None]:
+        """Read a stream inside; when its member is left, raise :class:`Unavailable`. Ends the stream."""
+        self._streams.add(stream)
+        try:
+            yield
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if stream in self._streams or task is None or task.cancelling():
+                raise
+            raise Unavailable(f"{what}: the member of etcd does not serve") from None
+        finally:
+            self._streams.discard(stream)
+            stream.cancel()
 
     async def call(self, what: str, attempt: Callable[[float], Awaitable[Any]], *, writes: bool = False) -> Any:
         """Run ``attempt(timeout_s)`` until it answers, at most six times; return ``(answer, was a try in doubt)``.
 
         With ``writes``, giving up raises :class:`Uncertain`, because a try without an answer may have been carried out.
         """
-        self.open()
         for turn in range(ATTEMPTS):
+            self.open()
+            channel = self._channel
             try:
                 return await attempt(self._timeout_s), turn > 0
             except rpc.AioRpcError as error:
                 last = error
                 if error.code() not in _TRANSIENT:
                     raise translate(error, what) from error
+                if does_not_serve(error):
+                    self.leave(channel)
             if turn + 1 < ATTEMPTS:
                 await asyncio.sleep(BACKOFF_FIRST_S * 2**turn * random.uniform(0.5, 1.0))  # noqa: S311 — jitter
         text = f"etcd at {self._endpoints} does not answer ({what}): {last.details()}; is it running and reachable?"
         raise (Uncertain if writes else Unavailable)(text) from last
+
+
+async def _close(channel: rpc.Channel, grace_s: float) -> None:
+    await channel.close(grace_s)
+
+
+def does_not_serve(error: rpc.AioRpcError) -> bool:
+    """Return whether the member took the call and could not answer: it hangs, or it has no leader."""
+    if error.code() == rpc.StatusCode.DEADLINE_EXCEEDED:
+        return True
+    return error.code() == rpc.StatusCode.UNAVAILABLE and (error.details() or "").startswith("etcdserver:")
 
 
 def translate(error: rpc.AioRpcError, what: str) -> StateError:
