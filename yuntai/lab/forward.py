@@ -13,6 +13,7 @@ import contextlib
 import signal
 import socket
 import sys
+from collections.abc import AsyncIterator
 
 from yuntai.lab import syscalls
 
@@ -21,6 +22,8 @@ CONNECT_S = 10.0
 CONNECT_NEXT_S = 1.0
 HEALTH_S = 2.0
 HEALTH_PAUSE_S = 1.0
+FAILURES = 2
+"""A target that was not well so many times in a row is left, if another is well."""
 LISTEN_ADDRESS = "127.0.0.1"
 
 Target = tuple[str, int]
@@ -28,19 +31,29 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Targets:
-    """The addresses that may serve, the one that does first."""
+    """The addresses that may serve, the one that does first, and who is connected to which."""
 
     def __init__(self, targets: list[Target], health: str = "") -> None:
         self.order = list(targets)
         self._health = health
+        self._joined: dict[asyncio.StreamWriter, tuple[Target, asyncio.StreamWriter]] = {}
 
-    async def connect(self) -> Streams:
-        """Connect to the first that takes it; raise the last one's OSError."""
+    @contextlib.asynccontextmanager
+    async def connected(self, client: asyncio.StreamWriter) -> AsyncIterator[Streams]:
+        """Connect ``client`` to the first that takes it; raise the last one's OSError."""
+        target, streams = await self._connect()
+        self._joined[client] = (target, streams[1])
+        try:
+            yield streams
+        finally:
+            del self._joined[client]
+
+    async def _connect(self) -> tuple[Target, Streams]:
         for number, target in enumerate(self.order):
             last = number + 1 == len(self.order)
             try:
                 async with asyncio.timeout(CONNECT_S if last else CONNECT_NEXT_S):
-                    return await asyncio.open_connection(*target)
+                    return target, await asyncio.open_connection(*target)
             except OSError as error:
                 print(f"forward: {target[0]}:{target[1]} does not answer: {error}", file=sys.stderr, flush=True)
                 if last:
@@ -49,15 +62,27 @@ class Targets:
 
     async def watch(self) -> None:
         """Keep one that is well in front; when none is, they stay as they are."""
+        failures = 0
         while len(self.order) > 1 and self._health:
-            for target in list(self.order):
-                if await self._well(target):
-                    if target != self.order[0]:
-                        print(f"forward: leads to {target[0]}:{target[1]} now", file=sys.stderr, flush=True)
-                        self.order.remove(target)
-                        self.order.insert(0, target)
-                    break
+            failures = 0 if await self._well(self.order[0]) else failures + 1
+            if failures >= FAILURES:
+                for target in self.order[1:]:
+                    if await self._well(target):
+                        self._lead_to(target)
+                        failures = 0
+                        break
             await asyncio.sleep(HEALTH_PAUSE_S)
+
+    def _lead_to(self, target: Target) -> None:
+        """Put ``target`` in front; clients that wait for the one before are cut off, to ask again and be answered."""
+        print(f"forward: leads to {target[0]}:{target[1]} now", file=sys.stderr, flush=True)
+        before = self.order[0]
+        self.order.remove(target)
+        self.order.insert(0, target)
+        for client, (taken, far) in list(self._joined.items()):
+            if taken == before:
+                client.transport.abort()
+                far.transport.abort()
 
     async def _well(self, target: Target) -> bool:
         writer = None
@@ -83,23 +108,22 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         writer.write_eof()
 
 
-async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, targets: Targets) -> None:
+async def join_with(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, targets: Targets) -> None:
     """Join one client with a target, until both directions have ended or one broke."""
     try:
-        far_reader, far_writer = await targets.connect()
+        async with targets.connected(writer) as (far_reader, far_writer):
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(_copy(reader, far_writer))
+                    group.create_task(_copy(far_reader, writer))
+            except* OSError:
+                writer.transport.abort()
+                far_writer.transport.abort()
+            finally:
+                writer.close()
+                far_writer.close()
     except OSError:
         writer.transport.abort()
-        return
-    try:
-        async with asyncio.TaskGroup() as group:
-            group.create_task(_copy(reader, far_writer))
-            group.create_task(_copy(far_reader, writer))
-    except* OSError:
-        writer.transport.abort()
-        far_writer.transport.abort()
-    finally:
-        writer.close()
-        far_writer.close()
 
 
 async def serve_for_ever(listener: socket.socket, targets: Targets) -> None:
@@ -111,7 +135,7 @@ async def serve_for_ever(listener: socket.socket, targets: Targets) -> None:
 
     async def join(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            await _serve(reader, writer, targets)
+            await join_with(reader, writer, targets)
         except asyncio.CancelledError:  # at the end of the process: asyncio would log it as an error
             writer.transport.abort()
 

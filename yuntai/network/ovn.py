@@ -20,7 +20,7 @@ from ovsdbapp.backend.ovs_idl import connection as ovsdb_connection
 from ovsdbapp.backend.ovs_idl import idlutils, transaction
 
 from yuntai import log
-from yuntai.network import rows
+from yuntai.network import ovsdb_schema, rows
 from yuntai.network.northbound import NorthboundError
 from yuntai.network.rows import ID_KEY, OWN_PREFIX, REFERENCES, Changes, Content, Key, Row, Update
 
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 _LOG = log.get("network.ovn")
 SCHEMA = "OVN_Northbound"
 TIMEOUT_S = 15.0
+SCHEMA_S = 3.0
+PROBE_MS = 2500
+"""A member that says nothing for so long is asked, and left when it stays silent for as long again."""
 # Only these are replicated to us, so that what ovn-northd writes (`up`, say) does not wake the syncer.
 COLUMNS: Mapping[str, tuple[str, ...]] = {
     "Logical_Switch": ("name",),
@@ -103,10 +106,10 @@ class OvnNorthbound:
         return self._connection
 
     def _connect(self, loop: asyncio.AbstractEventLoop) -> Any:
-        helper = idlutils.get_schema_helper(self._remote, SCHEMA)
+        helper = idlutils.create_schema_helper(ovsdb_schema.fetch(self._remote, SCHEMA, SCHEMA_S))
         for table, columns in COLUMNS.items():
             helper.register_columns(table, [*columns, *REFERENCES[table], "external_ids"])
-        idl = ovsdb_connection.OvsdbIdl(self._remote, helper)
+        idl = ovsdb_connection.OvsdbIdl(self._remote, helper, probe_interval=PROBE_MS)
 
         def forget(_event: str, row: Any, _updates: Any = None) -> None:
             self._replica.forget(row.uuid)
