@@ -39,7 +39,7 @@ async def store(members: list[EtcdProcess]) -> AsyncIterator[EtcdStore]:
     for number, member in enumerate(members, start=1):
         async with EtcdStore([member.endpoint]) as one:
             await one.put(Gateway(id="g", address=f"of member {number}", nbd_dir=""))
-    async with EtcdStore([member.endpoint for member in members], call_timeout_s=1.0) as made:
+    async with EtcdStore([member.endpoint for member in members], call_timeout_s=4.0) as made:
         assert await seen(made) == "of member 1"
         yield made
     members[0].send(signal.SIGCONT)
@@ -81,7 +81,7 @@ async def test_a_watch_that_is_cancelled_ends_as_cancelled(store: EtcdStore) -> 
 
 
 async def test_a_renewal_leaves_a_member_that_hangs(store: EtcdStore, members: list[EtcdProcess]) -> None:
-    async with store.lease(3.0) as lease:
+    async with store.lease(6.0) as lease:
         members[0].send(signal.SIGSTOP)
         # The second member is none of the same cluster and does not know the lease: by this the lease ends.
         await asyncio.wait_for(lease.lost.wait(), PATIENCE_S)
