@@ -25,7 +25,7 @@ from yuntai.compute.standing import Standing, Watchman
 from yuntai.compute.storage_probe import PERIOD_S, StorageProbe, Verdict
 from yuntai.compute.witness import Prober, answering, witnesses_of
 from yuntai.model.base import now_utc
-from yuntai.model.cluster import Host, HostAlive
+from yuntai.model.cluster import HOST_LEASE_S, Host, HostAlive
 from yuntai.model.compute import Instance
 from yuntai.state import Deleted, EtcdStore, NotFound, Put, Reset, StateError
 
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from yuntai.config import Config
     from yuntai.state import Lease, Store
 
-LEASE_S = 5.0
 AGAIN_S = 0.5
 VOUCH_EVERY_S = 0.5
 VOUCHED_S = 4.0  # longer than a question may take
@@ -68,7 +67,7 @@ class Guard:
     def _lease_until(self) -> float:
         lease = self._lease
         # A guard that has just been started is given as long as the lease of the one before may have lasted.
-        return self._started_at + LEASE_S if lease is None else lease.valid_until
+        return self._started_at + HOST_LEASE_S if lease is None else lease.valid_until
 
     async def run(self) -> None:
         """Guard the host until cancelled. The lease is then left to end by itself: it is no fault to restart."""
@@ -95,7 +94,7 @@ class Guard:
             await asyncio.sleep(AGAIN_S)
 
     async def _hold(self) -> None:
-        async with self._store.lease(LEASE_S) as lease:
+        async with self._store.lease(HOST_LEASE_S) as lease:
             try:
                 await self.sort_out(resume=False)
                 await self._store.put(

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 
 from yuntai import config as configuration
 from yuntai import log, process
+from yuntai.compute.witness import Prober
 from yuntai.control import bootstrap, calendar, housekeeping, pools, removals
 from yuntai.control.drains import Drains
+from yuntai.control.failover.service import Failover
 from yuntai.control.jobs.executor import Executor
 from yuntai.control.jobs.pangu import PanguVolumes
 from yuntai.control.jobs.runner import Runner
@@ -60,7 +62,9 @@ async def keep(name: str, part: Callable[[], Awaitable[None]]) -> None:
             return
 
 
-async def lead(store: Store, volumes: Volumes, config: Config, leadership: Leadership, stop: asyncio.Event) -> None:
+async def lead(
+    store: Store, volumes: Volumes, prober: Prober, config: Config, leadership: Leadership, stop: asyncio.Event
+) -> None:
     """Do the leader's work until the leadership is lost or ``stop`` is set."""
     fences = (leadership.guard,)
     placer = Placer(store)
@@ -69,6 +73,7 @@ async def lead(store: Store, volumes: Volumes, config: Config, leadership: Leade
         "placer": placer.run,
         "executor": lambda: Executor(store, Runner(store, volumes, fences=fences, placer=placer)).run(),
         "reconciler": lambda: Reconciler(store, fences=fences).run(),
+        "failover": lambda: Failover(store, placer, prober, fences=fences).run(),
         "network": lambda: syncer.run(store, config),
         "housekeeping": lambda: housekeeping.run(store, volumes, fences),
         "pools": lambda: pools.run(store, fences),
@@ -88,10 +93,14 @@ async def lead(store: Store, volumes: Volumes, config: Config, leadership: Leade
 
 async def serve(config: Config, stop: asyncio.Event) -> None:
     """Stand for the office, and lead while elected, until ``stop`` is set."""
-    async with EtcdStore(config.etcd) as store, PanguClient.from_config(config) as client:
+    async with (
+        EtcdStore(config.etcd) as store,
+        PanguClient.from_config(config) as client,
+        Prober(config) as prober,
+    ):
         volumes = PanguVolumes(client)
         while not stop.is_set():
-            standing = asyncio.create_task(_stand(store, volumes, config, stop))
+            standing = asyncio.create_task(_stand(store, volumes, prober, config, stop))
             stopped = asyncio.create_task(stop.wait())
             await asyncio.wait({standing, stopped}, return_when=asyncio.FIRST_COMPLETED)
             if not standing.done():
@@ -103,11 +112,11 @@ async def serve(config: Config, stop: asyncio.Event) -> None:
                 standing.result()
 
 
-async def _stand(store: Store, volumes: Volumes, config: Config, stop: asyncio.Event) -> None:
+async def _stand(store: Store, volumes: Volumes, prober: Prober, config: Config, stop: asyncio.Event) -> None:
     try:
         async with store.election(ELECTION, config.host, LEASE_S) as leadership:
             _log.info("leading", host=config.host)
-            await lead(store, volumes, config, leadership, stop)
+            await lead(store, volumes, prober, config, leadership, stop)
             _log.info("not leading any more", host=config.host)
     except StateError as error:
         _log.warning("no election now", error=str(error))

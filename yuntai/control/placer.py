@@ -23,7 +23,7 @@ from yuntai.model.placement import SETTINGS_ID, DeploymentSet, SchedulerSettings
 from yuntai.state import Deleted, Put, Reset
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
     from yuntai.state import Store, Versioned
 
@@ -82,6 +82,16 @@ class Placer:
             await self._filled.wait()
         self._drop_old()
         return self._fleet
+
+    async def instances_on(self, hosts: Collection[str]) -> list[Instance]:
+        """Return the instances whose records name one of the hosts; raise :class:`TimeoutError` as :meth:`fleet`."""
+        await self.fleet()
+        return [one for one in self._instances.values() if one.host in hosts]
+
+    async def instance(self, instance_id: str) -> Instance | None:
+        """Return an instance as the watch last told of it; raise :class:`TimeoutError` as :meth:`fleet`."""
+        await self.fleet()
+        return self._instances.get(instance_id)
 
     async def take(self, request: Request, *, besides: bool = False) -> Placement:
         """Choose a host for one instance, and hold the room until its record is written (see the module)."""

@@ -130,11 +130,12 @@ class Reconciler:
         return settle(instance, self._observed.get(instance.id), host_up=up, now=now_utc())
 
     async def judge_hosts(self) -> None:
-        """Call a host down that has not reported for a while, and up again when it does.
+        """Call a host without a guard down that has not reported for a while, and up again when it does.
 
-        What counts is when a report arrived here: the hosts' clocks may differ.
+        What counts is when a report arrived here: the hosts' clocks may differ. Hosts with a guard are judged by their
+        leases (:mod:`yuntai.control.failover`).
         """
-        for host in list(self._hosts.values()):
+        for host in [one for one in self._hosts.values() if not one.guarded]:
             seen, since = self._heard.get(host.id, ("", 0.0))
             if seen != host.seen:
                 self._heard[host.id] = (host.seen, self._clock())

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 _DOWN = "the host does not report"
 _LOST = "the guest is not running"
+HOST_FAILED = "its host failed"
+"""How the reasons begin that failover writes; they say more than that the host does not report."""
 
 
 def fact_of(instance: Instance, observed: ObservedInstance | None) -> str:
@@ -39,6 +41,8 @@ def settle(instance: Instance, observed: ObservedInstance | None, *, host_up: bo
     if observed is not None and observed.host != instance.host:
         observed = None
     if not host_up and instance.host and instance.status in ("Running", "Starting", "Stopping", "Deleting"):
+        if instance.reason.startswith(HOST_FAILED):
+            return instance
         return _with_reason(instance, f"{_DOWN}: {instance.host}; its state is the last one known")
     fact = fact_of(instance, observed)
     if fact == "guest_lost" and instance.status == "Running" and observed is not None:
@@ -52,7 +56,7 @@ def settle(instance: Instance, observed: ObservedInstance | None, *, host_up: bo
     if not isinstance(move, Allow):
         return instance
     if move.state == instance.status:
-        own = instance.reason.startswith((_DOWN, _LOST))
+        own = instance.reason.startswith((_DOWN, _LOST, HOST_FAILED))
         return _with_reason(instance, "") if own else instance
     changed = msgspec.structs.replace(instance, status=cast("InstanceStatus", move.state), reason="")
     if move.state == "Running":

@@ -70,6 +70,10 @@ class Host(Record, frozen=True, kw_only=True):
     dedicated: str = ""  # the dedicated host that this one is: only instances that ask for it are placed here
 
 
+HOST_LEASE_S = 5.0
+"""How long a host may say nothing: its guard renews its lease three times in this."""
+
+
 class HostAlive(Record, frozen=True, kw_only=True):
     """There as long as the host ``id`` renews its lease: written by its guard under that lease and by nobody else."""
 
@@ -88,7 +92,8 @@ class HostFailure(Record, frozen=True, kw_only=True):
     why: str  # the evidence, in words
     began: str  # when its lease was missed, or its storage was reported dead
     judged: str  # when it was called failed
-    ended: str = ""  # when nothing was left to be moved, or the host was back
+    ended: str = ""  # when the last of its instances ran elsewhere
+    back: str = ""  # when the host lived again
     moved: int = 0
     waiting: int = 0
     left: tuple[tuple[str, str], ...] = ()  # the first of those that wait: instance and why

@@ -131,6 +131,8 @@ INSTANCE = build(
         "guest_running",  # observed on the instance's host, and the wanted reboot was done
         "guest_stopped",  # observed stopped or absent while that is wanted
         "guest_ended",  # the guest stopped by itself and its policy is to leave it so
+        "host_failed",  # its host is called failed: it is to run elsewhere
+        "host_failed_stop",  # the same, and it is to be stopped then
         "guest_lost",  # the guest is not running although wanted; the agent restarts it
         "start_failed",  # it did not come up within the time, or no host has room
         "reboot_failed",  # the reset was not confirmed within the time
@@ -161,6 +163,8 @@ INSTANCE = build(
         "guest_running": {"Starting": Allow("Running")},
         "guest_stopped": {"Stopping": Allow("Stopped")},
         "guest_ended": {"Running": Allow("Stopped", "stopped")},
+        "host_failed": {"Running": Allow("Starting")},
+        "host_failed_stop": {"Running": Allow("Stopping"), "Starting": Allow("Stopping")},
         "start_failed": {"Starting": Allow("Stopped", "stopped")},
         "reboot_failed": {"Starting": Allow("Running")},
         "deleted": {"Deleting": Allow(GONE)},
