@@ -44,14 +44,14 @@ class World:
         return None if witness.id in self.dumb else host in self.reached
 
     async def host(self, name: str, *, memory_mib: int = 4096, alive: bool = True, **changes: Any) -> None:
+        if alive:
+            await self.live(name)
         await self.store.put(
             Host(
                 id=name, address=f"10.0.0.{name[1:]}", cpus=4, memory_mib=8192, accelerator="tcg", seen=now_utc(),
                 vcpus_max=64, memory_mib_max=memory_mib, guarded=True, **changes,
             )
         )  # fmt: skip
-        if alive:
-            await self.live(name)
 
     async def live(self, name: str) -> None:
         await self.store.put(HostAlive(id=name, address=f"10.0.0.{name[1:]}", since=""))
@@ -239,9 +239,9 @@ async def test_more_lost_than_fits_the_important_come_first_and_the_rest_waits_u
         waits = (await world.store.need(Instance, "i-0")).value
         assert (waits.status, "waits for room" in waits.reason) == ("Starting", True)
         await world.host("h4")
-        world.clock.now += 10
 
         async def all_moved() -> bool:
+            world.clock.now += 1
             where = await world.where()
             return where["i-0"] == where["i-1"] == "h4"
 

@@ -43,6 +43,7 @@ class Mover:
         self._clock = clock
         self._since: dict[str, float] = {}  # failed host → since when it has counted as failed
         self._again_at: dict[str, float] = {}  # instance that found no room → when to look again
+        self._takers: frozenset[str] = frozenset()
         self._left: dict[str, dict[str, str]] = {}  # failed host → instance that waits → why
         self._moving: dict[str, InstanceEvent] = {}
         self._moved: Counter[str] = Counter()
@@ -69,6 +70,10 @@ class Mover:
             await self._report(host, collector)
 
     async def _move(self, failed: Mapping[str, Verdict], collector: Collector, now: float) -> None:
+        takers = frozenset(one.id for one in collector.hosts.values() if one.status == "up" and not one.maintenance)
+        if takers != self._takers:
+            self._takers = takers
+            self._again_at.clear()
         there = await self._placer.instances_on(failed)
         patient = {host for host, since in self._since.items() if now - since < MIGRATION_GRACE_S}
         lost = [
