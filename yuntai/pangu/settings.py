@@ -40,7 +40,7 @@ TUNABLES: dict[str, Tunable] = {
     "unknown_volume_after_s": Tunable(
         "master", "a volume without a record is deleted from disks after this", 86_400, 1
     ),
-    "rebuild_bytes_per_s": Tunable("gateway", "rebuilding of one volume; 0 = none"),
+    "rebuild_bytes_per_s": Tunable("gateway", "rebuilding, all volumes of a gateway, guests quiet; 0 = none"),
     "rebuild_busy_bytes_per_s": Tunable("gateway", "the same while a guest of the gateway is at work; 0 = none"),
     "hydrate_bytes_per_s": Tunable("gateway", "copying from sources, all volumes of a gateway, guests quiet; 0 = none"),
     "hydrate_busy_bytes_per_s": Tunable("gateway", "the same while a guest of the gateway is at work; 0 = none"),

@@ -42,7 +42,8 @@ pub(crate) struct PullJob {
     held: VecDeque<Answer>,
     /// The first block that the source cannot give. All others are fetched all the same: the next source has less to do.
     damaged: Option<u16>,
-    began_us: u64,
+    /// When its rate was set, and what had come before.
+    paced: (u64, u64),
     heard_us: u64,
     pub(crate) bytes: u64,
 }
@@ -62,8 +63,15 @@ impl PullJob {
     /// May more be asked for, under the limit of bytes a second?
     fn within_rate(&self, now: Now) -> bool {
         let limit = self.request.bytes_per_s_max;
-        let elapsed_us = now.us.saturating_sub(self.began_us);
-        limit == 0 || u128::from(self.bytes) * 1_000_000 <= u128::from(limit) * u128::from(elapsed_us)
+        let (since_us, before) = self.paced;
+        let elapsed_us = now.us.saturating_sub(since_us);
+        limit == 0 || u128::from(self.bytes - before) * 1_000_000 <= u128::from(limit) * u128::from(elapsed_us)
+    }
+
+    /// The same pull, asked for again: it goes on, at the rate that it may have now.
+    fn is_again(&self, asked: &Asked, request: &Pull) -> bool {
+        let same = self.asked.connection == asked.connection && self.is_of(asked.header.volume, asked.header.chunk);
+        same && self.request.source == request.source && self.request.min_sequence == request.min_sequence
     }
 
     /// The source cannot give one block of a run: ask for what is before and behind it. `None` if it is not of the run.
@@ -127,6 +135,15 @@ impl<V: Vfs> Replica<V> {
         if !state.is_some_and(|state| state.rebuilding) {
             return Err(invalid("the chunk is not being rebuilt here: begin it first".into()));
         }
+        if let Some(job) = self.pulls.values_mut().find(|job| job.is_again(asked, &request)) {
+            let older = std::mem::replace(&mut job.asked, *asked);
+            if job.request.bytes_per_s_max != request.bytes_per_s_max {
+                job.paced = (now.us, job.bytes);
+            }
+            job.request = request;
+            self.refuse(&older, &Refusal::Busy { message: "the pull was asked for again".into() });
+            return Ok(());
+        }
         if self.pulls.len() >= self.config.pulls_max {
             return Err(Refusal::Busy { message: format!("{} pulls are going on", self.pulls.len()) });
         }
@@ -143,7 +160,7 @@ impl<V: Vfs> Replica<V> {
             asked_for: VecDeque::new(),
             held: VecDeque::new(),
             damaged: None,
-            began_us: now.us,
+            paced: (now.us, 0),
             heard_us: now.us,
             bytes: 0,
         };

@@ -243,33 +243,32 @@ impl<V: Vfs> Store<V> {
             return Err(odd());
         }
         let session = self.session(volume, chunk)?;
-        let mut taken: Vec<(u16, BlockEntry, Bytes)> = Vec::with_capacity(count);
+        // Blocks, and where their bytes begin in the answer.
+        let mut taken: Vec<(u16, BlockEntry, usize)> = Vec::with_capacity(count);
         let mut data_at = 0;
         for (index, entry) in run.entries.iter().enumerate() {
             if answer.body[index] != BlockState::Data as u8 {
                 continue;
             }
-            let data =
-                (data_at + BLOCK_BYTES <= answer.data.len()).then(|| answer.data.slice(data_at..data_at + BLOCK_BYTES));
-            let data = data.ok_or_else(odd)?;
+            let at = data_at;
+            let data = answer.data.get(at..at + BLOCK_BYTES).ok_or_else(odd)?;
             data_at += BLOCK_BYTES;
             let crc = answer.body[count + index * 4..].first_chunk().map(|crc| u32::from_le_bytes(*crc));
             let block = run.block + u16::try_from(index).map_err(|_| odd())?;
             let streamed = session.wrote(run.layer, block) && !mutant::is("a pull overwrites the stream");
             if crc == Some(entry.crc) && !streamed {
-                if yuntai_proto::block_crc(&data) != entry.crc {
+                if yuntai_proto::block_crc(data) != entry.crc {
                     return Err(odd());
                 }
-                taken.push((block, *entry, data));
+                taken.push((block, *entry, at));
             }
         }
         let key = LayerKey { volume, chunk, layer: run.layer };
         for part in taken.chunk_by(|left, right| left.0 + 1 == right.0) {
             let entries: Vec<BlockEntry> = part.iter().map(|(_, entry, _)| *entry).collect();
-            let data: Bytes = match part {
-                [(_, _, only)] => only.clone(),
-                many => many.iter().flat_map(|(_, _, data)| data.iter().copied()).collect::<Vec<u8>>().into(),
-            };
+            // Neighbours that were all taken lie side by side in the answer, which can go to the disk as it came.
+            let from = part[0].2;
+            let data = answer.data.slice(from..from + part.len() * BLOCK_BYTES);
             self.stage_pulled(&key, part[0].0, &entries, data);
         }
         Ok(())

@@ -36,8 +36,8 @@ pub struct Config {
     pub rebuilds_max: usize,
     /// Moving replicas of a volume that pull at the same time.
     pub moves_max: usize,
-    /// How fast replicas on returning and joining servers are rebuilt, all of this volume together, while the
-    /// guests of the gateway are idle (0 = not at all, `u64::MAX` = no limit). Bringing in-sync servers level is never limited.
+    /// How fast replicas on returning and joining servers are rebuilt, of all volumes of the gateway together, while its
+    /// guests are idle (0 = not at all, `u64::MAX` = no limit). Bringing in-sync servers level is never limited.
     pub rebuild_bytes_per_s: u64,
     /// The same while a guest of the gateway does I/O, if it is less.
     pub rebuild_busy_bytes_per_s: u64,
@@ -68,7 +68,7 @@ impl Default for Config {
             pull_wait_us: 60_000_000,
             rebuilds_max: 4,
             moves_max: 4,
-            rebuild_bytes_per_s: 100 << 20,
+            rebuild_bytes_per_s: 400 << 20,
             rebuild_busy_bytes_per_s: 50 << 20,
             in_flight_bytes_max: 64 << 20,
             unanswered_bytes_max: 64 << 20,

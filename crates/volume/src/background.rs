@@ -5,6 +5,10 @@
 //! So the pace, and the bytes under way, are the gateway's; and a guest at work on one disk slows the copying for all.
 //! Between gateways there is no such sum: there a source that answers slowly is left alone for a while
 //! (`Volume::copying_took`).
+//!
+//! Rebuilding has a pace of its own, the gateway's as well: so many pulls at a time, each with its part of the rate. The
+//! parts change while pulls run (`Volume::pace_pulls`): a pull that ends leaves its part to the others, and all of them
+//! slow down when a guest begins to work.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -13,6 +17,10 @@ use crate::api::Micros;
 
 /// Bytes being copied or kept, of all volumes. More would only wait in the servers' queues.
 const UNDER_WAY_BYTES_MAX: u64 = 8 << 20;
+/// Pulls that nobody waits for, of all volumes.
+const PULLS_MAX: usize = 8;
+/// With less than this each there are fewer of them: a pull has a time limit.
+const PULL_BYTES_PER_S_MIN: u64 = 4 << 20;
 /// A volume of which nothing was done for so long waits for servers that are away: the others need not wait with it.
 const STUCK_US: Micros = 2_000_000;
 
@@ -21,6 +29,7 @@ struct Totals {
     under_way: Cell<u64>,
     guest_at: Cell<Micros>,
     pace: RefCell<Pace>,
+    pulls: Cell<usize>,
 }
 
 #[derive(Debug, Default)]
@@ -35,6 +44,8 @@ struct Pace {
 pub(crate) struct Background {
     totals: Rc<Totals>,
     mine: u64,
+    /// Pulls of this volume among those of all.
+    pulls: usize,
     /// When some of mine was last done.
     moved_at: Micros,
 }
@@ -45,7 +56,7 @@ pub struct Shared(Rc<Totals>);
 
 impl Background {
     pub fn of(shared: &Shared) -> Self {
-        Self { totals: Rc::clone(&shared.0), mine: 0, moved_at: 0 }
+        Self { totals: Rc::clone(&shared.0), mine: 0, pulls: 0, moved_at: 0 }
     }
 
     /// A guest asked for something.
@@ -91,6 +102,26 @@ impl Background {
         self.totals.under_way.set(self.totals.under_way.get() - bytes);
     }
 
+    /// So many pulls of this volume take part in the rate.
+    pub fn set_pulls(&mut self, pulls: usize) {
+        self.totals.pulls.set(self.totals.pulls.get() - self.pulls + pulls);
+        self.pulls = pulls;
+    }
+
+    /// Is there room for one more pull that nobody waits for?
+    pub fn may_pull(&self, rate: u64) -> bool {
+        let room = usize::try_from(rate / PULL_BYTES_PER_S_MIN).unwrap_or(PULLS_MAX).clamp(1, PULLS_MAX);
+        rate > 0 && self.totals.pulls.get() < room
+    }
+
+    /// What each pull may take of the rate; 0 = as fast as can be.
+    pub fn share(&self, rate: u64) -> u64 {
+        if rate == u64::MAX {
+            return 0;
+        }
+        (rate / self.totals.pulls.get().max(1) as u64).max(1)
+    }
+
     /// Time passed at `rate` bytes a second. At most a tenth of a second is saved up.
     pub fn refill(&self, rate: u64, now: Micros) {
         let mut pace = self.totals.pace.borrow_mut();
@@ -111,6 +142,7 @@ impl Background {
 impl Drop for Background {
     fn drop(&mut self) {
         self.give_back(self.mine);
+        self.set_pulls(0);
     }
 }
 
@@ -149,6 +181,23 @@ mod tests {
         assert!(other.begin(UNDER_WAY_BYTES_MAX, 6 + STUCK_US));
         stuck.end(UNDER_WAY_BYTES_MAX, 7 + STUCK_US); // done after all
         assert!(!stuck.begin(1, 7 + STUCK_US));
+    }
+
+    #[test]
+    fn pulls_of_all_volumes_have_one_rate_and_one_room() {
+        let shared = Shared::default();
+        let (mut one, mut other) = (Background::of(&shared), Background::of(&shared));
+        let rate = 400 << 20;
+        assert_eq!((one.may_pull(0), one.may_pull(1), one.share(rate)), (false, true, rate));
+        one.set_pulls(1);
+        other.set_pulls(3);
+        assert_eq!((one.share(rate), other.share(rate), one.share(u64::MAX)), (rate / 4, rate / 4, 0));
+        assert!(one.may_pull(rate) && !one.may_pull(4 * PULL_BYTES_PER_S_MIN));
+        other.set_pulls(PULLS_MAX - 1);
+        assert!(!one.may_pull(rate));
+        drop(other);
+        assert!(one.may_pull(rate));
+        assert_eq!(one.share(rate), rate);
     }
 
     #[test]

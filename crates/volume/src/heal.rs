@@ -159,7 +159,7 @@ impl Volume {
         }
         let attempt = self.id();
         self.rebuilds.retain(|(chunk, _), _| *chunk != number);
-        self.rebuilds.insert((number, best), Rebuild { from, attempt, limit: 0, level: false, salvage: true });
+        self.rebuilds.insert((number, best), Rebuild { from, attempt, pull: None, level: false, salvage: true });
         let mut header = self.header(Kind::BeginRebuild, number);
         header.sequence = from;
         self.ask(best, Asked::Begin { chunk: number, attempt }, header, Bytes::new(), Bytes::new());

@@ -13,6 +13,17 @@ use crate::volume::Volume;
 
 /// A refused rebuild is tried again after this.
 const RETRY_US: Micros = 500_000;
+/// A pull's part of the rate is changed when it is off by more than this part of it.
+const PACE_PART: u64 = 4;
+
+/// A pull under way.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pulling {
+    pub source: ServerId,
+    /// Its share of the rate, in bytes a second; 0 = as fast as can be.
+    pub limit: u64,
+    pub asked_at: Micros,
+}
 
 /// A rebuild under way.
 #[derive(Clone, Copy, Debug)]
@@ -21,8 +32,8 @@ pub(crate) struct Rebuild {
     pub from: u64,
     /// Tells this rebuild's answers from an earlier one's of the same chunk.
     pub attempt: u64,
-    /// Its share of the rate, in bytes a second; 0 = as fast as can be.
-    pub limit: u64,
+    /// The pull that is under way.
+    pub pull: Option<Pulling>,
     /// The replica has every mutation before `from`: only damaged blocks are taken anew.
     pub level: bool,
     /// The replica is declared whole without a pull.
@@ -35,6 +46,7 @@ impl Volume {
         if !self.serving() || !self.is_writer() {
             return;
         }
+        self.count_pulls();
         let counts = |key: &(ChunkIndex, ServerId)| !self.is_joining(key.0, key.1);
         let mut free = self.config.rebuilds_max.saturating_sub(self.rebuilds.keys().copied().filter(counts).count());
         while free > 0 {
@@ -53,22 +65,66 @@ impl Volume {
         chunk.index_of(id).is_none_or(|at| chunk.required >> at & 1 == 0)
     }
 
-    /// What one more background pull gets of the rate: what the others have left, divided by those that will want some.
-    fn share(&self) -> u64 {
-        let rate = self.rebuild_rate();
-        if rate == u64::MAX {
-            return 0;
+    fn may_begin(&self, number: ChunkIndex, id: ServerId) -> bool {
+        !self.is_background(number, id) || self.background.may_pull(self.rebuild_rate())
+    }
+
+    /// Does it take part in the gateway's rate?
+    fn is_paced(&self, (number, id): (ChunkIndex, ServerId), rebuild: &Rebuild) -> bool {
+        !rebuild.salvage && self.is_background(number, id)
+    }
+
+    fn count_pulls(&mut self) {
+        let paced = self.rebuilds.iter().filter(|(key, rebuild)| self.is_paced(**key, rebuild)).count();
+        self.background.set_pulls(paced);
+    }
+
+    fn limit_of(&self, key: (ChunkIndex, ServerId), rebuild: &Rebuild) -> u64 {
+        if self.is_paced(key, rebuild) {
+            self.background.share(self.rebuild_rate().max(1))
+        } else {
+            0
         }
-        let slots = (self.config.rebuilds_max + self.config.moves_max).max(1);
-        let (mut pulling, mut used) = (0, 0u64);
-        for rebuild in self.rebuilds.values().filter(|rebuild| rebuild.limit > 0) {
-            pulling += 1;
-            used += rebuild.limit;
+    }
+
+    /// Pulls of any volume began or ended, or a guest began to work or to rest: those under way are asked for again with
+    /// what they may take now. A server goes on where it is. Those that take long are asked for again, too, so that only
+    /// a server that does not answer is taken for hung.
+    pub(crate) fn pace_pulls(&mut self) {
+        self.count_pulls();
+        let old = self.config.pull_wait_us / 2;
+        let mut due = Vec::new();
+        for ((number, id), rebuild) in &self.rebuilds {
+            let Some(pull) = rebuild.pull else { continue };
+            let limit = self.limit_of((*number, *id), rebuild);
+            let other = pull.limit.abs_diff(limit) > pull.limit.max(limit) / PACE_PART;
+            if other || self.now.saturating_sub(pull.asked_at) > old {
+                due.push((*number, *id, pull.source, limit));
+            }
         }
-        let returning = self.servers.values().filter(|server| !server.required).map(|server| server.not_whole.len());
-        let joining = self.moves.joins.values().filter(|join| join.stage == Stage::Pulling).count();
-        let waiting = (returning.sum::<usize>() + joining).min(slots).saturating_sub(pulling).max(1);
-        (rate.saturating_sub(used) / waiting as u64).max(rate / slots as u64).max(1)
+        for (number, id, source, limit) in due {
+            let attempt = self.id();
+            if let Some(rebuild) = self.rebuilds.get_mut(&(number, id)) {
+                rebuild.attempt = attempt;
+            }
+            self.ask_pull(id, number, source, limit);
+        }
+    }
+
+    fn ask_pull(&mut self, id: ServerId, number: ChunkIndex, source: ServerId, limit: u64) {
+        let now = self.now;
+        let Some(address) = self.servers.get(&source).map(|server| server.dialer.address.clone()) else { return };
+        let Some(rebuild) = self.rebuilds.get_mut(&(number, id)) else { return };
+        rebuild.pull = Some(Pulling { source, limit, asked_at: now });
+        let (from, attempt) = (rebuild.from, rebuild.attempt);
+        let pull = Pull {
+            source: address,
+            token: self.spec.read_token.clone(),
+            min_sequence: from - 1,
+            bytes_per_s_max: limit,
+        };
+        let header = self.header(Kind::Pull, number);
+        self.ask(id, Asked::Pull { chunk: number, source, attempt }, header, json(&pull), Bytes::new());
     }
 
     fn is_joining(&self, number: ChunkIndex, id: ServerId) -> bool {
@@ -123,6 +179,7 @@ impl Volume {
             && allowed
             && (self.settled[number as usize] || (!counts && self.is_provisional(number)))
             && !other_in_sync
+            && self.may_begin(number, id)
             && self.pull_source(number, id).is_some()
     }
 
@@ -148,7 +205,8 @@ impl Volume {
         header.sequence = from;
         self.set_standing(number, index, Standing::Rebuilding { from });
         let attempt = self.id();
-        self.rebuilds.insert((number, id), Rebuild { from, attempt, limit: 0, level, salvage: false });
+        self.rebuilds.insert((number, id), Rebuild { from, attempt, pull: None, level, salvage: false });
+        self.count_pulls();
         // From here on its own history is no choice any more, should the survivor be lost.
         let server = self.servers.get_mut(&id).expect("it is ready");
         let claim = ChunkState { rebuilding: true, ..server.claim_of(number) };
@@ -168,23 +226,16 @@ impl Volume {
         let Some(source) = self.pull_source(number, id) else {
             return self.rebuild_failed(id, number, attempt, "no in-sync server to pull from");
         };
-        let limit = if self.is_background(number, id) { self.share() } else { 0 };
-        if let Some(rebuild) = self.rebuilds.get_mut(&(number, id)) {
-            rebuild.limit = limit;
-        }
-        let pull = Pull {
-            source: self.servers[&source].dialer.address.clone(),
-            token: self.spec.read_token.clone(),
-            min_sequence: rebuild.from - 1,
-            bytes_per_s_max: limit,
-        };
-        let header = self.header(Kind::Pull, number);
-        self.ask(id, Asked::Pull { chunk: number, source, attempt }, header, json(&pull), Bytes::new());
+        let limit = self.limit_of((number, id), &rebuild);
+        self.ask_pull(id, number, source, limit);
     }
 
     pub(crate) fn on_pulled(&mut self, id: ServerId, number: ChunkIndex, attempt: u64) {
         if self.rebuild(id, number, attempt).is_none() {
             return;
+        }
+        if let Some(rebuild) = self.rebuilds.get_mut(&(number, id)) {
+            rebuild.pull = None;
         }
         // Everything given out so far was either pulled or streamed before this frame.
         let Position { generation, sequence } = self.chunks[number as usize].last;

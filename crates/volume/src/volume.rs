@@ -241,6 +241,7 @@ impl Volume {
         self.tick_hedges();
         self.tend_heals();
         self.schedule_rebuilds();
+        self.pace_pulls();
         self.background.tick(self.now);
         self.tick_hydration();
         self.tick_works();

@@ -96,6 +96,22 @@ fn a_returning_server_pulls_while_the_stream_goes_on() {
 }
 
 #[test]
+fn a_pull_that_is_asked_for_again_goes_on_at_the_new_rate() {
+    let (mut target, mut source) = pair();
+    is_ack(&target.ask(1, begin(4)));
+    target.frame(1, pull_frame(3, 1));
+    dialed(&mut target);
+    assert!(carry(&mut target, &mut source).is_empty(), "one byte a second: the first window, and no more");
+    target.frame(1, pull_frame(3, 0));
+    assert!(target.dials.is_empty(), "the source is not called again");
+    let answers = carry(&mut target, &mut source);
+    let [refused, done] = &answers[..] else { panic!("{answers:?}") };
+    assert!(matches!(refusal(refused), Refusal::Busy { .. }) && is_ack(done));
+    is_ack(&target.ask(1, end(1, 3)));
+    assert_equal(&mut target, &mut source);
+}
+
+#[test]
 fn the_source_waits_until_it_is_far_enough() {
     let (mut target, mut source) = pair();
     is_ack(&target.ask(1, begin(5)));

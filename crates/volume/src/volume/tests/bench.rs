@@ -57,6 +57,13 @@ pub struct Fake {
     pub lies: bool,
     /// Flushes, and what comes behind them, wait.
     pub holds_flushes: bool,
+    /// The same with pulls.
+    pub holds_pulls: bool,
+    /// A pull takes until it is asked for again without this.
+    pub pulls_slowly: bool,
+    pub slow_pulls: usize,
+    /// Goes on until it is asked for again.
+    pulling: Option<(LinkId, Frame)>,
     pub flushes: usize,
     pub pulls: usize,
     /// Rates that they were given.
@@ -79,6 +86,10 @@ impl Fake {
             known: BTreeSet::new(),
             lies: false,
             holds_flushes: false,
+            holds_pulls: false,
+            pulls_slowly: false,
+            slow_pulls: 0,
+            pulling: None,
             flushes: 0,
             pulls: 0,
             limits: Vec::new(),
@@ -87,9 +98,19 @@ impl Fake {
         }
     }
 
-    /// A flush waits.
+    /// A flush or a pull waits.
     pub fn holds(&self) -> bool {
-        self.holds_flushes && self.inbox.front().is_some_and(|(_, frame)| frame.header.kind == Kind::Flush)
+        self.inbox.front().is_some_and(|(_, frame)| match frame.header.kind {
+            Kind::Flush => self.holds_flushes,
+            Kind::Pull => self.holds_pulls,
+            _ => false,
+        })
+    }
+
+    /// Rates of the pulls that wait.
+    pub fn waiting_limits(&self) -> Vec<u64> {
+        let pulls = self.inbox.iter().filter(|(_, frame)| frame.header.kind == Kind::Pull);
+        pulls.map(|(_, frame)| json_body::<Pull>(frame).unwrap().bytes_per_s_max).collect()
     }
 
     pub fn block(&self, chunk: u32, layer: u32, block: u16) -> Option<u8> {
@@ -483,6 +504,18 @@ impl Bench {
         let peers = self.servers.iter().map(seen).collect();
         for server in self.servers.values_mut().filter(|server| server.mode == Mode::Up && !server.holds()) {
             if let Some((link, frame)) = server.inbox.pop_front() {
+                if frame.header.kind == Kind::Pull {
+                    if let Some((link, older)) = server.pulling.take() {
+                        let refusal = Refusal::Busy { message: "asked for again".into() };
+                        let frame = refusal_frame(&older.header, &refusal);
+                        self.todo.push_back(Event::Frame { link, frame });
+                    }
+                    if server.pulls_slowly {
+                        server.slow_pulls += 1;
+                        server.pulling = Some((link, frame));
+                        return true;
+                    }
+                }
                 let answer = server.answer(&frame, &peers);
                 if self.links.contains_key(&link) {
                     self.todo.push_back(Event::Frame { link, frame: answer });

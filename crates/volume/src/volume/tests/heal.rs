@@ -6,6 +6,7 @@ use yuntai_proto::{Position, CHUNK_BYTES};
 use super::bench::{filled, Bench, ChunkCopy, Mode, BLOCK};
 use crate::api::{ControlAnswer, ControlRequest, GuestData, GuestOp};
 
+const MIB: u64 = 1 << 20;
 const DONE: Option<Result<GuestData, crate::GuestError>> = Some(Ok(GuestData::Done));
 
 fn heal(bench: &mut Bench, server: u32, chunks: &[u32]) -> Result<ControlAnswer, String> {
@@ -197,7 +198,7 @@ fn returning(chunks: u64, change: impl FnOnce(&mut crate::Config)) -> Bench {
         spec.size_bytes = 8 * CHUNK_BYTES;
         spec.placement = vec![vec![1, 2, 3]; 8];
     });
-    bench.config(|config| (config.rebuild_bytes_per_s, config.rebuild_busy_bytes_per_s) = (100, 40));
+    bench.config(|config| (config.rebuild_bytes_per_s, config.rebuild_busy_bytes_per_s) = (100 * MIB, 40 * MIB));
     bench.config(change);
     bench.pass_ms(50);
     bench.mode(3, Mode::Down);
@@ -211,7 +212,7 @@ fn returning(chunks: u64, change: impl FnOnce(&mut crate::Config)) -> Bench {
 
 #[test]
 fn chunks_that_are_rebuilt_share_the_rate_and_go_slower_while_the_guest_works() {
-    for (chunks, limits) in [(1, vec![100]), (4, vec![25; 4])] {
+    for (chunks, limits) in [(1, vec![100 * MIB]), (4, vec![25 * MIB; 4])] {
         let mut bench = returning(chunks, |_| {});
         bench.mode(3, Mode::Up);
         bench.pass_ms(5_000);
@@ -224,7 +225,43 @@ fn chunks_that_are_rebuilt_share_the_rate_and_go_slower_while_the_guest_works() 
         bench.read(0, BLOCK);
         bench.pass_ms(10);
     }
-    assert_eq!(bench.servers[&3].limits, [40]);
+    assert_eq!(bench.servers[&3].limits, [40 * MIB]);
+}
+
+#[test]
+fn pulls_under_way_slow_down_when_a_guest_begins_to_work_and_speed_up_again() {
+    let mut bench = returning(4, |_| {});
+    bench.servers.get_mut(&3).unwrap().holds_pulls = true;
+    bench.mode(3, Mode::Up);
+    for _ in 0..500 {
+        if bench.servers[&3].waiting_limits().len() == 4 {
+            break;
+        }
+        bench.pass_ms(10);
+    }
+    assert_eq!(bench.servers[&3].waiting_limits(), [25 * MIB; 4]);
+    bench.read(0, BLOCK);
+    bench.pass_ms(20);
+    assert_eq!(bench.servers[&3].waiting_limits()[4..], [10 * MIB; 4]);
+    bench.pass_ms(300);
+    assert_eq!(bench.servers[&3].waiting_limits()[8..], [25 * MIB; 4]);
+    bench.servers.get_mut(&3).unwrap().holds_pulls = false;
+    bench.pass_ms(2_000);
+    assert!(bench.master.stale.is_empty(), "the answers to what was asked first count for nothing, and do no harm");
+    assert!(bench.servers[&3].chunks.values().all(|copy| !copy.rebuilding));
+}
+
+#[test]
+fn a_pull_that_takes_long_at_a_low_rate_is_no_hung_server() {
+    let mut bench = returning(1, |config| config.pull_wait_us = 500_000);
+    bench.servers.get_mut(&3).unwrap().pulls_slowly = true;
+    bench.mode(3, Mode::Up);
+    bench.pass_ms(5_000);
+    assert!(bench.servers[&3].slow_pulls > 5 && bench.servers[&3].pulls == 0);
+    bench.servers.get_mut(&3).unwrap().pulls_slowly = false;
+    bench.pass_ms(2_000);
+    assert!(bench.master.stale.is_empty());
+    assert_eq!(bench.master.heard.iter().filter(|heard| heard.starts_with("degrade")).count(), 1);
 }
 
 #[test]
