@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aetcd import rpc
 
@@ -50,32 +50,51 @@ async def hold(connection: Connection, ttl_s: float) -> AsyncIterator[Lease]:
 
 async def _renew(connection: Connection, lease: Lease) -> None:
     """Renew until the lease is gone at etcd, or may be because no renewal was confirmed in time."""
-    loop = asyncio.get_running_loop()
     pause_s = lease.ttl_s / RENEWALS_PER_TTL
     try:
-        while True:
-            await asyncio.sleep(max(min(pause_s, lease.valid_until - loop.time()), 0))
-            began = loop.time()
-            if began >= lease.valid_until:
-                _log.warning("lease lost: no renewal was confirmed in time", lease=f"{lease.id:x}", ttl_s=lease.ttl_s)
-                return
+        while await _wait(lease, pause_s):
             channel = connection.channel
             try:
-                async with asyncio.timeout(min(_patience_s(connection, lease), lease.valid_until - began)):
-                    remaining_s = await _renew_once(connection, lease.id)
-            except (TimeoutError, rpc.AioRpcError, StateError) as error:
+                await _renew_on_one_stream(connection, lease)
+            except (TimeoutError, rpc.AioRpcError, StateError, asyncio.InvalidStateError) as error:
                 if isinstance(error, TimeoutError) or (isinstance(error, rpc.AioRpcError) and does_not_serve(error)):
                     connection.leave(channel)
                 _log.info("lease renewal failed, trying again", lease=f"{lease.id:x}", error=repr(error)[:200])
                 pause_s = RETRY_S
-                continue
+            else:
+                return
+    finally:
+        lease.lost.set()
+
+
+async def _wait(lease: Lease, pause_s: float) -> bool:
+    """Wait for the next renewal; return whether there is still time for one."""
+    loop = asyncio.get_running_loop()
+    await asyncio.sleep(max(min(pause_s, lease.valid_until - loop.time()), 0))
+    if loop.time() < lease.valid_until:
+        return True
+    _log.warning("lease lost: no renewal was confirmed in time", lease=f"{lease.id:x}", ttl_s=lease.ttl_s)
+    return False
+
+
+async def _renew_on_one_stream(connection: Connection, lease: Lease) -> None:
+    """Renew until the lease is gone. A stream is kept: opening one costs etcd and us more than the renewal itself."""
+    loop = asyncio.get_running_loop()
+    connection.open()
+    stream = connection.leases.LeaseKeepAlive(metadata=METADATA)
+    with connection.following(stream, "renewal"):
+        while True:
+            began = loop.time()
+            async with asyncio.timeout(min(_patience_s(connection, lease), lease.valid_until - began)):
+                remaining_s = await _renew_once(stream, lease.id)
             if remaining_s <= 0:
                 _log.warning("lease lost: etcd no longer knows it", lease=f"{lease.id:x}")
                 return
             lease.valid_until = began + remaining_s
-            pause_s = lease.ttl_s / RENEWALS_PER_TTL
-    finally:
-        lease.lost.set()
+            if not await _wait(lease, lease.ttl_s / RENEWALS_PER_TTL):
+                return
+            if stream.done():
+                raise Unavailable("etcd ended the stream of renewals")
 
 
 def _patience_s(connection: Connection, lease: Lease) -> float:
@@ -83,17 +102,14 @@ def _patience_s(connection: Connection, lease: Lease) -> float:
     return lease.ttl_s / (RENEWALS_PER_TTL + 2 if connection.has_choice else RENEWALS_PER_TTL)
 
 
-async def _renew_once(connection: Connection, lease_id: int) -> float:
+async def _renew_once(stream: Any, lease_id: int) -> float:
     """Return the seconds that the renewed lease has, 0 if etcd does not know it."""
-    connection.open()
-    stream = connection.leases.LeaseKeepAlive(metadata=METADATA)
-    with connection.following(stream, "renewal"):
-        await stream.write(rpc.LeaseKeepAliveRequest(ID=lease_id))
-        answer = await stream.read()
-        if not hasattr(answer, "TTL"):
-            # The stream ended without an answer, which says nothing about the lease.
-            raise Unavailable("etcd ended the renewal's stream")
-        return float(answer.TTL)
+    await stream.write(rpc.LeaseKeepAliveRequest(ID=lease_id))
+    answer = await stream.read()
+    if not hasattr(answer, "TTL"):
+        # The stream ended without an answer, which says nothing about the lease.
+        raise Unavailable("etcd ended the stream of renewals")
+    return float(answer.TTL)
 
 
 async def _revoke(connection: Connection, lease: Lease) -> None:
