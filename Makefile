@@ -1,6 +1,7 @@
 # Everything a newcomer needs. Variables: YUNTAI_HOME (data folder), API_PORT (8080), YUNTAI_CLUSTER (lab; a second
-# cloud needs another name and port), CONFIRM=yes (clean), ARGS (test, bench, bench-storage), CEPH=yes (bench-storage),
-# MINUTES and SEED (thrash), SEEDS and FIRST (sim, mutants), MINUTES (fuzz).
+# cloud needs another name and port), HOSTS and RACKS (up, 1 host; many hosts need a data folder of their own),
+# CONFIRM=yes (clean), ARGS (test, bench, bench-storage), CEPH=yes (bench-storage), MINUTES and SEED (thrash), SEEDS and
+# FIRST (sim, mutants), MINUTES (fuzz).
 .POSIX:
 .PHONY: help up down status test sim mutants fuzz thrash bench bench-storage bench-scale clean
 

@@ -34,6 +34,7 @@ from yuntai.lab.processes import ProcessId, identify
 from yuntai.lab.record import Record, running
 from yuntai.lab.spec import HostSpec
 from yuntai.lab.status import ProcessStatus, report
+from yuntai.lab.supervisor import Supervisor
 from yuntai.state import EtcdStore
 
 READY_S = 240.0
@@ -110,13 +111,30 @@ class Cloud:
                 self.heal(host)
         self.wait_up()
 
+    def crash(self) -> None:
+        """Kill everything at once and without warning: every keeper, then every host."""
+        records = [record for host in self.hosts if (record := running(self.home, host)) is not None]
+        for one in [*(record.keeper for record in records), *(record.init for record in records)]:
+            one.signal(signal.SIGKILL)
+        for record in records:
+            assert record.init.wait(READY_S)
+
+    def start(self) -> None:
+        """Start the cloud as `yuntai lab up` does, and wait until it is up."""
+        lab.up(self.specs, self.root, print, READY_S)
+        self.wait_up()
+
     def stop(self) -> None:
-        """End the cloud."""
+        """End the cloud as `yuntai lab down` does."""
+        self.close()
+        lab.down(self.root, grace_s=0)
+
+    def close(self) -> None:
+        """End what the tests themselves started beside the cloud."""
         if self._forward is not None:
             self._forward.terminate()
             self._forward.wait(10)
             self._forward = None
-        lab.down(self.root, grace_s=0)
 
     # Hosts and their processes.
 
@@ -144,6 +162,10 @@ class Cloud:
         assert found is not None, f"{name} of {host} does not run"
         found.signal(number)
         return found
+
+    def kill_process(self, host: str, name: str) -> None:
+        """Kill a supervised process of the host, without asking whether it answers."""
+        Supervisor(self.home.host(host).supervisor_socket).call("signalProcess", name, "KILL")
 
     def log(self, host: str, name: str) -> str:
         """Return what a process of the host has logged."""
@@ -234,8 +256,7 @@ def running_cloud(root: Path, hosts: int = 3, racks: int = 3) -> Iterator[Cloud]
     changes: dict[str, object] = {"name": name, "racks": racks, "api_port": free_port(), "images": str(images)}
     cloud = Cloud(root, lab.plan(root, hosts, changes))
     try:
-        lab.up(cloud.specs, root, print, READY_S)
-        cloud.wait_up()
+        cloud.start()
         yield cloud
     finally:
         cloud.stop()

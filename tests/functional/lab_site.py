@@ -10,6 +10,7 @@ import pytest
 
 from yuntai.lab import cgroups, fabric, lifecycle
 from yuntai.lab.layout import CLAIMS, Home, default_home
+from yuntai.lab.processes import processes_with
 from yuntai.lab.record import Record, running
 from yuntai.lab.spec import CENTRAL, ENGINES, ClusterSpec, HostSpec
 
@@ -60,26 +61,19 @@ class Site:
 
     def leftovers(self) -> list[str]:
         """Return everything that the cluster has left on the machine, its data aside."""
-        name = f"yt-{self.spec.cluster.name}-"
-        found = [entry for entry in fabric.namespaces() if entry.startswith(name)]
-        found += [line for line in Path("/proc/self/mounts").read_text().splitlines() if str(self.root) in line]
-        for tree in cgroups.machine():
-            found += [str(path) for path in tree.path.glob(f"{name}*")]
-        found += [str(path) for path in self.home.host(self.spec.name).run.iterdir()]
-        links = subprocess.run(["ip", "-brief", "link"], capture_output=True, text=True, timeout=10, check=True).stdout
-        found += [line for line in links.splitlines() if "mgmt-" in line or "under-" in line or "ext-" in line]
-        claim = CLAIMS / self.spec.cluster.name
-        return found + ([str(claim)] if claim.exists() else []) + self._processes()
+        return leftovers(self.spec.cluster, self.root)
 
-    def _processes(self) -> list[str]:
-        """Return the processes that name the site's folder."""
-        found = []
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit() and int(entry.name) != os.getpid():
-                try:
-                    words = (entry / "cmdline").read_bytes().split(b"\0")
-                except (FileNotFoundError, ProcessLookupError):
-                    continue
-                if str(self.root).encode() in words:
-                    found.append(b" ".join(words).decode())
-        return found
+
+def leftovers(cluster: ClusterSpec, root: Path) -> list[str]:
+    """Return everything that the cluster with its data in ``root`` has left on the machine, its data aside."""
+    name, fabric_path = f"yt-{cluster.name}-", f"/run/netns/{cluster.fabric}"
+    found = [entry for entry in fabric.namespaces() if entry.startswith(name)]
+    found += [line for line in Path("/proc/self/mounts").read_text().splitlines() if str(root) in line]
+    for tree in cgroups.machine():
+        found += [str(path) for path in tree.path.glob(f"{name}*")]
+    found += [str(path) for host in lifecycle.host_names(root) for path in Home(root).host(host).run.iterdir()]
+    links = subprocess.run(["ip", "-brief", "link"], capture_output=True, text=True, timeout=10, check=True).stdout
+    found += [line for line in links.splitlines() if "mgmt-" in line or "under-" in line or "ext-" in line]
+    claim = CLAIMS / cluster.name
+    found += [str(claim)] if claim.exists() else []
+    return found + [f"process {one.pid}" for word in (str(root), fabric_path) for one in processes_with(word)]

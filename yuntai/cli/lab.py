@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from yuntai.lab.enter import command_inside
 from yuntai.lab.fabric import FabricError
 from yuntai.lab.keeper import KeeperError
 from yuntai.lab.layout import DEFAULT_CLUSTER, REPOSITORY, default_home, wanted_cluster
-from yuntai.lab.spec import CONTROL, SpecError, load_cluster
+from yuntai.lab.spec import CONTROL, ClusterSpec, SpecError, load_cluster
 from yuntai.lab.status import HostStatus, report, wait_healthy
 
 app = typer.Typer(no_args_is_help=True, help="a cloud of several hosts on this machine (operator)")
@@ -29,6 +30,7 @@ app.add_typer(host, name="host")
 API_S = 120.0
 RESTART_S = 90.0
 POLL_S = 0.3
+PORTS = 100
 Name = Annotated[str, typer.Argument(metavar="HOST", help="h1, h2, …")]
 
 
@@ -64,12 +66,44 @@ def up(
         changes["name"] = name
     known = load_cluster(root)
     if api_port is None and name not in ("", known.name if known else DEFAULT_CLUSTER):
-        changes["api_port"] = 0  # only the machine's default cluster takes the well-known port by itself
+        changes["api_port"] = _free_port()  # only the machine's default cluster takes the well-known port by itself
     with _words():
         specs = cloud.plan(root, hosts, changes)
         cloud.up(specs, root, say, timeout)
     if specs[0].cluster.api_port:
         _await_hosts(len(specs), say)
+        _say_what_next(specs[0].cluster.home(root).guest / "tiny.qcow2", specs[-1].name)
+
+
+def _free_port() -> int:
+    """Return the first port after the well-known one that nothing listens on."""
+    for port in range(ClusterSpec().api_port + 1, ClusterSpec().api_port + PORTS):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise CliError(f"none of {PORTS} ports after {ClusterSpec().api_port} is free; give one with --api-port")
+
+
+def _say_what_next(tiny: Path, last: str) -> None:
+    yuntai, home = "bin/yuntai", default_home()
+    if home != REPOSITORY / ".yuntai":
+        yuntai = f"YUNTAI_HOME={home} {yuntai}"
+    out.print(
+        f"""
+AccessKey        {home / "credentials.json"}
+
+Try next
+    {yuntai} lab status ; {yuntai} host list
+    {yuntai} image import {tiny}
+    {yuntai} instance create --image tiny --type ecs.yt1.nano --name web --wait
+    {yuntai} lab host kill {last} ; {yuntai} lab host restart {last} ; {yuntai} lab down""",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _images(root: Path, given: Path | None) -> str | None:

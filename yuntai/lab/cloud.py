@@ -123,6 +123,7 @@ def down(root: Path, grace_s: float = lifecycle.GUEST_GRACE_S) -> list[str]:
         at_once(lambda spec: _stop_program(spec, root, "control"), awake)
         at_once(lambda spec: _stop_guests(spec, root, grace_s), awake)
         at_once(lambda spec: _stop_program(spec, root, "gateway"), awake)
+        grace_s = 0  # the guests have had it
     stopped = at_once(lambda spec: lifecycle.stop(root, spec.name, grace_s), list(reversed(specs)))
     cluster = load_cluster(root)
     if cluster is not None:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import argparse
 import time
 from pathlib import Path
 
 import pytest
 
 from yuntai.lab.layout import Home
+from yuntai.lab.setup import __main__ as setup
 from yuntai.lab.setup.runner import Runner
 from yuntai.lab.setup.steps import Log, SetupError, Step, digest_files, replaced, swap_in
 
@@ -144,3 +146,53 @@ def test_swapping_in_keeps_what_was_there(tmp_path: Path) -> None:
         swap_in(partial, final)
     assert (final / "file").read_text() == "new"
     assert [(kept / "file").read_text() for kept in replaced(tmp_path)] == ["old"]
+
+
+class SaidLog(Log):
+    """Notes the commands instead of running them."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder / "said.log")
+        self.commands: list[tuple[str, ...]] = []
+
+    def run(self, *command: str, **_: object) -> None:
+        self.commands.append(command[1:])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"hosts": None, "racks": None}, ()),
+        ({"hosts": 4, "racks": 2}, ("--hosts", "4", "--racks", "2")),
+    ],
+)
+def test_make_up_starts_the_cloud_as_the_lab_does(
+    tmp_path: Path, options: dict[str, int | None], words: tuple[str, ...]
+) -> None:
+    log = SaidLog(tmp_path)
+    setup._cloud(Home(tmp_path), argparse.Namespace(api_port=8080, **options), ()).run(log)
+    log.close()
+    assert log.commands == [("-m", "yuntai.cli", "lab", "up", "--api-port", "8080", *words)]
+
+
+def test_what_a_new_image_replaced_goes_when_no_host_stands_on_it(tmp_path: Path) -> None:
+    (tmp_path / "image.replaced-1").mkdir()
+    log = SaidLog(tmp_path)
+    setup._cloud(Home(tmp_path), argparse.Namespace(api_port=8080, hosts=None, racks=None), ()).run(log)
+    log.close()
+    assert [command[3] for command in log.commands] == ["down", "up"]
+    assert not (tmp_path / "image.replaced-1").exists()
+
+
+@pytest.mark.parametrize(("given", "number"), [("", None), ("4", 4)])
+def test_the_number_of_hosts_comes_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch, given: str, number: int | None
+) -> None:
+    monkeypatch.setenv("HOSTS", given)
+    assert setup._number("HOSTS") == number
+
+
+def test_a_number_of_hosts_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOSTS", "four")
+    with pytest.raises(SystemExit, match="HOSTS is 'four'; write a number, such as HOSTS=4"):
+        setup._number("HOSTS")

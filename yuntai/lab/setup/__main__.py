@@ -120,22 +120,24 @@ def up(options: argparse.Namespace) -> int:
     codename = _check_first(home, options.api_port)
     with _only_one(home):
         chosen = steps(home, codename)
-        Runner(home).run([*chosen, _cloud(home, options.api_port, tuple(step.name for step in chosen))])
+        Runner(home).run([*chosen, _cloud(home, options, tuple(step.name for step in chosen))])
         code = 0 if options.no_vm else _python("yuntai.cli.firstvm", timeout_s=FIRST_VM_S)
     print(f"make up took {time.monotonic() - began_s:.0f} s")
     return code
 
 
-def _cloud(home: Home, api_port: int, after: tuple[str, ...]) -> Step:
-    """Return the step that starts the host, or brings a running one to the present code; it always runs."""
+def _cloud(home: Home, options: argparse.Namespace, after: tuple[str, ...]) -> Step:
+    """Return the step that starts the hosts, or brings running ones to the present code; it always runs."""
 
     def start(log: Log) -> None:
-        host = (str(programs.PYTHON), "-m", "yuntai.lab.host")
+        lab = (str(programs.PYTHON), "-m", "yuntai.cli", "lab")
         if replaced(home.root):
-            log.run(*host, "stop", "--all", timeout_s=STOP_S, cwd=REPOSITORY)
+            log.run(*lab, "down", timeout_s=STOP_S, cwd=REPOSITORY)
             for leftover in replaced(home.root):
                 remove(leftover)
-        log.run(*host, "start", "--all-roles", "--api-port", str(api_port), timeout_s=HOST_S, cwd=REPOSITORY)
+        words = [("--api-port", options.api_port), ("--hosts", options.hosts), ("--racks", options.racks)]
+        given = [word for name, value in words if value is not None for word in (name, str(value))]
+        log.run(*lab, "up", *given, timeout_s=HOST_S, cwd=REPOSITORY)
 
     way_out = f"the processes' own logs are in {home.host('h1').log}/yuntai; `make down` and `make up` begin afresh"
     return Step("cloud", "cloud", str, lambda: False, start, way_out, after)
@@ -200,7 +202,7 @@ def down(_: argparse.Namespace) -> int:
     if not programs.PYTHON.exists():
         print("nothing was ever set up here")
         return 0
-    return _python("yuntai.lab.host", "stop", "--all", timeout_s=STOP_S)
+    return _python("yuntai.cli", "lab", "down", timeout_s=STOP_S)
 
 
 def clean(options: argparse.Namespace) -> int:
@@ -225,12 +227,22 @@ def clean(options: argparse.Namespace) -> int:
     return 0
 
 
+def _number(variable: str) -> int | None:
+    """Return the number that the environment gives, None where it gives none."""
+    given = os.environ.get(variable, "")
+    if given and not given.isdigit():
+        raise SystemExit(f"{variable} is {given!r}; write a number, such as {variable}=4")
+    return int(given) if given else None
+
+
 def main(arguments: list[str]) -> int:
     """Do what ``arguments`` say and return the exit status."""
     parser = argparse.ArgumentParser(prog="python3 -m yuntai.lab.setup", description="set up a cloud on this machine")
     commands = parser.add_subparsers(dest="action", required=True)
     start = commands.add_parser("up", help="build what is missing, start the cloud and its first VM")
     start.add_argument("--api-port", type=int, default=int(os.environ.get("API_PORT") or 8080))
+    start.add_argument("--hosts", type=int, default=_number("HOSTS"), help="how many hosts; as before, or 1")
+    start.add_argument("--racks", type=int, default=_number("RACKS"), help="how many racks they stand in")
     start.add_argument("--no-vm", action="store_true", help="leave the first VM out")
     start.set_defaults(run=up)
     commands.add_parser("down", help="stop the cloud; its data stays").set_defaults(run=down)
