@@ -13,12 +13,13 @@ from yuntai.api.console import LocalConsoleReader
 from yuntai.api.registry import Context
 from yuntai.api.server import ApiServer
 from yuntai.model.base import Record
-from yuntai.model.cluster import AccessKey, Account, ChunkServer, Host, HostPool, Job, Volume, VolumeUsage
+from yuntai.model.cluster import AccessKey, Account, ChunkServer, Host, HostFailure, HostPool, Job, Volume, VolumeUsage
 from yuntai.model.compute import (
     AutoSnapshotPolicy,
     Disk,
     Image,
     Instance,
+    InstanceEvent,
     InstanceType,
     KeyPair,
     ObservedInstance,
@@ -39,9 +40,11 @@ FOLLOWED: tuple[type[Record], ...] = (
     DedicatedHost,
     DeploymentSet,
     Host,
+    HostFailure,
     HostPool,
     Image,
     Instance,
+    InstanceEvent,
     InstanceType,
     Job,
     KeyPair,

@@ -230,10 +230,18 @@ async def describe_instance_maintenance_attributes(call: Call) -> dict[str, Any]
         {
             "ActionOnMaintenance": {
                 "DefaultValue": "AutoRecover",
-                "SupportedValues": {"SupportedValue": ["Stop", "AutoRecover"]},
-                "Value": "AutoRecover" if detail.instance.restart_policy == "always" else "Stop",
+                "SupportedValues": {"SupportedValue": ["Stop", "AutoRecover", "AutoRedeploy"]},
+                "Value": detail.instance.action_on_maintenance
+                if detail.instance.restart_policy == "always"
+                else "Stop",
             },
             "InstanceId": detail.instance.id,
+            "MaintenanceWindows": {
+                "MaintenanceWindow": [
+                    {"StartTime": start, "EndTime": end} for start, end in detail.instance.maintenance_windows
+                ]
+            },
+            "NotifyOnMaintenance": detail.instance.notify_on_maintenance,
         }
         for detail in page.items
     )

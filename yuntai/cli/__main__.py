@@ -14,6 +14,7 @@ from yuntai import __version__
 from yuntai.cli import (
     archive,
     cloud,
+    failover,
     hosts,
     images,
     instances,
@@ -45,6 +46,7 @@ storage.volume.command("stats")(volume_stats.stats)
 app.add_typer(storage.chunkserver, name="chunkserver")
 app.add_typer(pangu.app, name="pangu")
 app.add_typer(hosts.app, name="host")
+app.add_typer(failover.app, name="failover")
 app.add_typer(lab.app, name="lab")
 app.add_typer(cloud.job, name="job")
 instances.app.command("explain")(placing.explain)

@@ -16,7 +16,7 @@ from yuntai.control.requests.base import token_expired
 from yuntai.control.sources import holders
 from yuntai.control.unit import Unit
 from yuntai.model.cluster import ClientToken, Job, Volume
-from yuntai.model.compute import Snapshot
+from yuntai.model.compute import InstanceEvent, Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 PERIOD_S = 300.0
 JOB_DAYS = 7
+EVENT_DAYS = 31  # a day more than they are shown
 DELETIONS = ("delete_disk", "delete_snapshot", "delete_image", "delete_instance", "reset_disk", "reinit_disk")
 BATCH_MAX = 100
 
@@ -54,11 +55,20 @@ async def clean(store: Store, volumes: Volumes, fences: Sequence[Any] = (), *, n
     expired: list[tuple[type[Record], str]] = [
         (ClientToken, t.value.id) for t in await store.list(ClientToken) if token_expired(t.value)
     ]
-    gone = [*old, *expired]
+    history: list[tuple[type[Record], str]] = [
+        (InstanceEvent, e.value.id) for e in await store.list(InstanceEvent) if _is_history(e.value, moment)
+    ]
+    gone = [*old, *expired, *history]
     for start in range(0, len(gone), BATCH_MAX):
         await store.txn(compare=fences, delete=gone[start : start + BATCH_MAX])
     if gone:
-        _log.info("cleaned", jobs=len(old), tokens=len(expired))
+        _log.info("cleaned", jobs=len(old), tokens=len(expired), events=len(history))
+
+
+def _is_history(event: InstanceEvent, now: dt.datetime) -> bool:
+    """Tell whether an event ended so long ago that nobody is shown it any more."""
+    ended = event.finished or (event.not_before if event.simulated else "")
+    return bool(ended) and _age(ended, now) > dt.timedelta(days=EVENT_DAYS)
 
 
 async def _remembered(store: Store, over: Sequence[Job]) -> set[str]:

@@ -62,6 +62,8 @@ class Instance(Record, frozen=True, kw_only=True):
     dedicated_host: str = ""  # it is placed there and nowhere else; "" = on hosts that are nobody's
     priority: int = 50  # 1 to 100: when not all that was lost fits, higher ones are brought back first
     action_on_maintenance: Literal["Stop", "AutoRecover", "AutoRedeploy"] = "AutoRecover"
+    maintenance_windows: tuple[tuple[str, str], ...] = ()  # of a day, "02:00:00" to "04:00:00"; () = at any time
+    notify_on_maintenance: bool = False
     cpu_features: tuple[str, ...] = ()  # what its guest was last started with; () = not known
     mce_banks: int = 0
     ports: tuple[str, ...] = ()  # ids of further Ports (secondary network cards) in the order of attaching
@@ -101,6 +103,11 @@ class InstanceEvent(Record, frozen=True, kw_only=True):
     not_before: str = ""
     finished: str = ""
     simulated: bool = False
+
+    @property
+    def created(self) -> str:
+        """When it was published; lists are in this order."""
+        return self.published
 
 
 class Migration(Record, frozen=True, kw_only=True):

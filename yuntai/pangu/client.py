@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlsplit
 
@@ -20,6 +21,7 @@ from yuntai.model.cluster import ChunkServer, Volume, VolumeSource
 from yuntai.pangu import http_auth
 from yuntai.pangu.answers import Moved, convert, read
 from yuntai.pangu.errors import NotFound, PanguError, Unavailable
+from yuntai.pangu.patience import while_well
 from yuntai.pangu.requests import Attached, GroupTaken, Taken
 from yuntai.pangu.tree import Tree
 
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 REQUEST_TIMEOUT_S = 45.0
 """One try. An attach may take this long while replicas are levelled."""
 CONNECT_TIMEOUT_S = 2.0
+HEALTH_TIMEOUT_S = 1.5
 RETRY_FOR_S = 15.0
 """Longer than an election, so that callers do not notice one."""
 BACKOFF_FIRST_S = 0.1
@@ -258,21 +261,30 @@ class PanguClient:
         request_id = structlog.contextvars.get_contextvars().get("request_id")
         if request_id:
             headers["X-Request-Id"] = str(request_id)
+        leader = self._leader
         try:
-            async with self._session().request(
-                method,
-                self._leader + path,
-                data=raw,
-                headers=headers,
-                allow_redirects=False,
-                server_hostname=tls.NAME if self._context else None,
-            ) as response:
-                status, answer = response.status, await response.read()
+            status, answer = await while_well(
+                self._send(method, leader + path, raw, headers), lambda: self._well(leader)
+            )
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise Unavailable(
-                f"the master at {self._leader} cannot be reached: {error or 'no answer in time'}"
-            ) from error
-        return read(status, answer, self._leader)
+            raise Unavailable(f"the master at {leader} cannot be reached: {error or 'no answer in time'}") from error
+        return read(status, answer, leader)
+
+    async def _send(self, method: str, url: str, raw: bytes, headers: dict[str, str]) -> tuple[int, bytes]:
+        name = tls.NAME if self._context else None
+        async with self._session().request(
+            method, url, data=raw, headers=headers, allow_redirects=False, server_hostname=name
+        ) as response:
+            return response.status, await response.read()
+
+    async def _well(self, url: str) -> bool:
+        """Tell whether a master lives, which an attach that takes long does not say."""
+        name, timeout = tls.NAME if self._context else None, aiohttp.ClientTimeout(total=HEALTH_TIMEOUT_S)
+        try:
+            async with self._session().get(f"{url}/v1/health", server_hostname=name, timeout=timeout) as response:
+                return response.status == HTTPStatus.OK
+        except (aiohttp.ClientError, TimeoutError):
+            return False
 
     def _session(self) -> aiohttp.ClientSession:
         if self._http is None:

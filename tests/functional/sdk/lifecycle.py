@@ -9,12 +9,13 @@ import alibabacloud_ecs20140526.models as e
 import alibabacloud_vpc20160428.models as v
 
 from tests.functional.sdk.changes import ChangeLife
+from tests.functional.sdk.happening import HappenLife
 from tests.functional.sdk.network import SMALLEST
 from tests.functional.sdk.placing import PlaceLife
 from tests.functional.sdk.snapshots import SnapshotLife
 
 
-class Life(SnapshotLife, PlaceLife, ChangeLife):
+class Life(SnapshotLife, PlaceLife, ChangeLife, HappenLife):
     """The whole life, from an empty account back to an empty account."""
 
     def make_instance(self) -> None:
@@ -272,6 +273,7 @@ class Life(SnapshotLife, PlaceLife, ChangeLife):
             self.make_network()
             self.make_set()
             self.make_instance()
+            self.rehearse_events()
             self.check_set()
             self.use_disks()
             self.use_snapshots()
