@@ -13,6 +13,7 @@ import typer
 from yuntai import __version__
 from yuntai.cli import (
     archive,
+    changes,
     cloud,
     failover,
     hosts,
@@ -50,6 +51,10 @@ app.add_typer(failover.app, name="failover")
 app.add_typer(lab.app, name="lab")
 app.add_typer(cloud.job, name="job")
 instances.app.command("explain")(placing.explain)
+instances.app.command("resize")(changes.resize)
+instances.app.command("limit")(changes.limit_instance)
+storage.disk.command("limit")(changes.limit_disk)
+app.add_typer(changes.nic, name="nic")
 app.add_typer(placing.types, name="instance-type")
 app.add_typer(placing.quota, name="quota")
 app.add_typer(placing.scheduler, name="scheduler")

@@ -96,3 +96,28 @@ def test_sets_and_dedicated_hosts(run: Run) -> None:
     assert one in good(run("dedicated-host", "list"))
     good(run("dedicated-host", "release", one))
     assert one not in good(run("dedicated-host", "list"))
+
+
+def test_a_card_is_plugged_and_limits_are_set(run: Run) -> None:
+    instance = read(run("instance", "create", "--image", "debian-13", "--wait", "-o", "json"))["InstanceIds"][0]
+    vswitch = read(run("vswitch", "list", "-o", "json"))[0]["VSwitchId"]
+    card = good(run("nic", "create", "--vswitch", vswitch, "--name", "second")).strip()
+    assert "InUse" in good(run("nic", "attach", card, instance, "--wait"))
+    assert card in good(run("nic", "list", "--instance", instance))
+    good(run("nic", "detach", card, "--wait"))
+    good(run("nic", "delete", card))
+    assert run("nic", "detach", card).exit_code == 1
+    disk = read(run("disk", "list", "-o", "json"))[0]["DiskId"]
+    good(run("disk", "limit", disk, "--iops", "100", "--mib-per-s", "10"))
+    assert read(run("disk", "show", disk, "-o", "json"))["IOPS"] == 100
+    assert run("disk", "limit", disk).exit_code == 1
+    assert "20 %" in good(run("instance", "limit", instance, "--vcpu-percent", "20"))
+    assert "no limit" in good(run("instance", "limit", instance, "--vcpu-percent", "0"))
+
+
+def test_another_size_needs_a_restart(run: Run) -> None:
+    instance = read(run("instance", "create", "--image", "debian-13", "--wait", "-o", "json"))["InstanceIds"][0]
+    assert run("instance", "resize", instance, "--type", "ecs.yt1.micro").exit_code == 1
+    good(run("instance", "resize", instance, "--type", "ecs.yt1.micro", "--restart"))
+    shown = read(run("instance", "show", instance, "-o", "json"))
+    assert (shown["InstanceType"], shown["Status"]) == ("ecs.yt1.micro", "Running")
