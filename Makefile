@@ -3,7 +3,7 @@
 # CONFIRM=yes (clean), ARGS (test, bench, bench-storage), CEPH=yes (bench-storage), MINUTES and SEED (thrash), SEEDS and
 # FIRST (sim, mutants), MINUTES (fuzz).
 .POSIX:
-.PHONY: help up down status test sim mutants fuzz thrash bench bench-storage bench-scale clean
+.PHONY: help up down status test sim mutants fuzz thrash bench bench-storage bench-scale bench-control clean
 
 help:
 	@echo 'make up      build what is missing, start a whole cloud on this machine, and its first VM'
@@ -17,6 +17,7 @@ help:
 	@echo 'make bench   measure: API, idle cost, creation, network, disk beside its peers; ARGS chooses'
 	@echo 'make bench-storage   the block store beside QEMU (CEPH=yes: and Ceph), its stalls, snapshots, rebuild, memory'
 	@echo 'make bench-scale     the master over 1,000 chunk servers and 10 million chunks; the servers are played'
+	@echo 'make bench-control   API, scheduler and leader over 1,000 hosts and 50,000 VMs on a real etcd; agents are played'
 	@echo 'make clean   stop it and delete its data (asks; CONFIRM=yes for scripts)'
 
 up:
@@ -58,6 +59,10 @@ bench-storage:
 bench-scale:
 	@bin/setup tools
 	@.venv/bin/python -m bench.scale $(ARGS)
+
+bench-control:
+	@bin/setup tools
+	@.venv/bin/python -m bench.control $(ARGS)
 
 clean:
 	@bin/setup clean

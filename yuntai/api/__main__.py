@@ -7,7 +7,7 @@ import contextlib
 import sys
 
 from yuntai import config, log, process
-from yuntai.api import collector
+from yuntai.api import collector, standing
 from yuntai.api.cache import CachedStore
 from yuntai.api.console import LocalConsoleReader
 from yuntai.api.registry import Context
@@ -70,6 +70,7 @@ async def fill(store: Store) -> CachedStore:
     """Return the caches, filled. etcd that is not there yet is waited for: the two start together."""
     while True:
         cached = CachedStore(store, FOLLOWED)
+        standing.keep_fleet(cached)
         try:
             await cached.start()
         except TimeoutError:

@@ -16,6 +16,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 from yuntai import log
 from yuntai.model.base import Record
+from yuntai.model.guard import Guard
 from yuntai.state import Absent, Deleted, Lease, Put, Reset, StateError, Store, Unchanged, Versioned
 
 T = TypeVar("T", bound=Record)
@@ -35,6 +36,7 @@ class Cache(Generic[T]):
         self.kind = kind
         self.records: dict[str, Versioned[T]] = {}
         self.ready = asyncio.Event()
+        self.listeners: list[Callable[[Reset[T] | Put[T] | Deleted], None]] = []
         self._store = store
         self._sorted: list[Versioned[T]] | None = None
         self._expected: dict[str, list[_Expectation[T]]] = {}
@@ -70,6 +72,8 @@ class Cache(Generic[T]):
     def apply(self, event: Reset[T] | Put[T] | Deleted) -> None:
         """Take in one event and tell those who expect it."""
         self._sorted = None
+        for listener in self.listeners:
+            listener(event)
         match event:
             case Reset(records=records):
                 self.records = {record.value.id: record for record in records}
@@ -128,20 +132,35 @@ _Pending: TypeAlias = list[tuple[Cache[Any], str, _Expectation[Any]]]
 class CachedStore(Store):
     """A store whose reads of the followed types come from memory, and whose writes wait until memory has them.
 
-    ``fresh=True`` is a view on the same caches that reads from etcd itself: for what reads in order to write.
+    With ``memory`` it is a view on the caches of that one which reads from etcd itself: for what reads to write.
     """
 
-    def __init__(self, store: Store, kinds: Iterable[type[Record]], *, fresh: bool = False) -> None:
+    def __init__(self, store: Store, kinds: Iterable[type[Record]], *, memory: CachedStore | None = None) -> None:
         self.inner = store
         self.caches: dict[type[Record], Cache[Any]] = {kind: Cache(store, kind) for kind in kinds}
-        self._fresh = fresh
+        # domain → the guard that this process wrote last, when the caches showed what was written with it
+        self.guards: dict[str, str] = {}
+        if memory is not None:
+            self.caches, self.guards = memory.caches, memory.guards
+        self._fresh = memory is not None
+        self._memory = memory or self
+        self._writer: CachedStore | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     def writer(self) -> CachedStore:
         """Return the view that reads from etcd and writes through the same caches."""
-        view = CachedStore(self.inner, (), fresh=True)
-        view.caches = self.caches
-        return view
+        if self._writer is None:
+            self._writer = CachedStore(self.inner, (), memory=self)
+        return self._writer
+
+    def lists_under(self, guard: Guard | None) -> Store:
+        """See :meth:`Store.lists_under`.
+
+        Who writes under a guard changes it. If it is what this process wrote last, nobody else has written since, and
+        our own writes are in the caches: a transaction returns only then, and units of one domain do not overlap here.
+        """
+        unchanged = guard is not None and self.guards.get(guard.id) == guard.by
+        return self._memory if unchanged else self
 
     async def start(self, timeout_s: float = 30.0) -> None:
         """Begin to follow, and return when every cache is filled; raise :class:`TimeoutError`."""
@@ -213,6 +232,7 @@ class CachedStore(Store):
                 return False
             for cache, record_id, expectation in pending:
                 await cache.settle(record_id, expectation)
+        self.guards.update({record.id: record.by for record in puts if isinstance(record, Guard)})
         return True
 
     def _unknown(self, kind: type[Record], record_id: str) -> bool:

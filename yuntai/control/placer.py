@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import weakref
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
@@ -40,9 +41,20 @@ class _Taken:
     until_s: float
 
 
+_standing: weakref.WeakKeyDictionary[Store, Placer] = weakref.WeakKeyDictionary()
+
+
+def stand(store: Store, placer: Placer) -> None:
+    """Let :func:`fleet_of` answer from a placer that somebody keeps up to date (:meth:`Placer.feed`)."""
+    _standing[store] = placer
+
+
 async def fleet_of(source: Unit | Store) -> Fleet:
-    """Return who is where by reading everything: for who asks once, and for tests."""
+    """Return who is where, for a question that decides nothing: as a standing placer knows it, or by reading all."""
     unit = source if isinstance(source, Unit) else Unit(source)
+    placer = _standing.get(unit.store)
+    if placer is not None:
+        return await placer.fleet()
     settings = await unit.get(SchedulerSettings, SETTINGS_ID)
     return Fleet(
         await unit.list(Host),
@@ -62,7 +74,7 @@ class Placer:
         self._fleet = Fleet()
         self._instances: dict[str, Instance] = {}
         self._taken: dict[str, _Taken] = {}
-        self._waiting: set[type[Record]] = set()
+        self._waiting: set[type[Record]] = set(KINDS)
         self._filled = asyncio.Event()
 
     async def run(self) -> None:
@@ -72,6 +84,19 @@ class Placer:
         async with asyncio.TaskGroup() as group:
             for kind in KINDS:
                 group.create_task(self._follow(kind))
+
+    def feed(self, kind: type[T], event: Reset[T] | Put[T] | Deleted) -> None:
+        """Take in one event of the watch on a kind."""
+        match event:
+            case Reset(records=records):
+                self._reset(kind, records)
+                self._waiting.discard(kind)
+                if not self._waiting:
+                    self._filled.set()
+            case Put(record=record):
+                self._put(record)
+            case Deleted(id=gone):
+                self._gone(kind, gone)
 
     async def fleet(self) -> Fleet:
         """Return who is where, what was just decided included; raise :class:`TimeoutError` while it is not known.
@@ -133,16 +158,7 @@ class Placer:
     async def _follow(self, kind: type[T]) -> None:
         async with aclosing(self._store.watch(kind)) as events:
             async for event in events:
-                match event:
-                    case Reset(records=records):
-                        self._reset(kind, records)
-                        self._waiting.discard(kind)
-                        if not self._waiting:
-                            self._filled.set()
-                    case Put(record=record):
-                        self._put(record)
-                    case Deleted(id=gone):
-                        self._gone(kind, gone)
+                self.feed(kind, event)
         raise RuntimeError(f"the watch on {kind.KIND} ended")
 
     def _reset(self, kind: type[T], records: tuple[Versioned[T], ...]) -> None:

@@ -30,6 +30,7 @@ class Unit:
         self._listed: dict[type[Record], dict[str, Versioned[Any]]] = {}
         self._written: dict[_Key, Record | None] = {}
         self._new: set[_Key] = set()
+        self._lister = store
 
     async def get(self, kind: type[T], identifier: str) -> T | None:
         """Return the record as this unit sees it, its own writes included; it must be the same at commit."""
@@ -45,7 +46,7 @@ class Unit:
     async def list(self, kind: type[T]) -> list[T]:
         """Return all records of a kind, this unit's own writes included."""
         if kind not in self._listed:
-            self._listed[kind] = {found.value.id: found for found in await self.store.list(kind)}
+            self._listed[kind] = {found.value.id: found for found in await self._lister.list(kind)}
         merged: dict[str, T] = {identifier: found.value for identifier, found in self._listed[kind].items()}
         for (written_kind, identifier), record in self._written.items():
             if written_kind is not kind:
@@ -69,12 +70,16 @@ class Unit:
         """Delete a record."""
         self._written[kind, identifier] = None
 
-    async def guard(self, domain: str) -> None:
+    async def guard(self, domain: str, *, serial: bool = False) -> None:
         """Let no other unit that guards the same domain commit between this unit's reads and its commit.
 
-        Call it before the first listing.
+        Call it before the first listing. ``serial``: this process commits units of the domain one after the other, so
+        what it keeps in memory may be listed while nobody else has committed one since its own last one.
         """
-        await self.get(Guard, domain)
+        written = {kind for kind, _ in self._written}
+        self._listed = {kind: found for kind, found in self._listed.items() if kind in written}  # others anew, from now
+        found = await self.get(Guard, domain)
+        self._lister = self.store.lists_under(found) if serial else self.store
         self.put(Guard(id=domain, by=secrets.token_hex(8)))
 
     def narrowed(self, kind: type[Record], identifier: str) -> Unit:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from yuntai.model.guard import Guard
     from yuntai.state.election import Leadership
     from yuntai.state.events import Compare, Deleted, Listing, Put, Reset, T
 
@@ -97,6 +98,11 @@ class Store(ABC):
     @abstractmethod
     def lease(self, ttl_s: float) -> AbstractAsyncContextManager[Lease]:
         """Hold a lease that is renewed in the background; revoked at the end of the ``async with``."""
+
+    def lists_under(self, guard: Guard | None) -> Store:
+        """Return where what ``guard`` protects may be listed as long as the guard is unchanged: here, or in memory."""
+        del guard
+        return self
 
     @abstractmethod
     async def close(self) -> None:

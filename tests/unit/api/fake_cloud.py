@@ -20,6 +20,7 @@ from yuntai.api.cache import CachedStore
 from yuntai.api.registry import Context
 from yuntai.api.replay import Replay
 from yuntai.api.server import ApiServer
+from yuntai.api.standing import keep_fleet
 from yuntai.api.throttle import Throttle
 from yuntai.model.base import ago_utc, new_id, now_utc
 from yuntai.model.cluster import AccessKey, Account, ChunkServer, Host, Volume, VolumeSource
@@ -272,6 +273,7 @@ class FakeCloud:
         self._stop = asyncio.Event()
         await seed(self.store)
         reads = CachedStore(self.store, FOLLOWED)
+        keep_fleet(reads)
         await reads.start()
         executor = asyncio.create_task(self._executor(self.store).run())
         context = Context(

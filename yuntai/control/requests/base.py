@@ -67,7 +67,7 @@ async def transact(
         for attempt in range(ATTEMPTS_MAX):
             try:
                 unit = Unit(store)
-                await unit.guard(account_domain(caller.account))
+                await unit.guard(account_domain(caller.account), serial=True)
                 replay = await _replay(unit, caller, action, token, fingerprint)
                 if replay is not None:
                     return msgspec.convert(replay, result)

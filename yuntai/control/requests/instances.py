@@ -87,22 +87,12 @@ async def describe_instances(
     store: Store, caller: Caller, wanted: InstanceFilter, paging: Paging
 ) -> Page[InstanceDetail]:
     """DescribeInstances, and what its relatives (status, attribute, user data) show."""
-    ports = {port.id: port for port in await mine(store, Port, caller)}
-    found = [i for i in await mine(store, Instance, caller) if _matches(i, ports.get(i.port), wanted)]
+    ips = {p.id: p.ip for p in await mine(store, Port, caller)} if wanted.private_ips else {}
+    found = [i for i in await mine(store, Instance, caller) if _matches(i, ips.get(i.port, ""), wanted)]
     page = paginate(found, paging)
-    images = {i.value.id: i.value for i in await store.list(Image)} if page.items else {}
-    observed = {o.value.id: o.value for o in await store.list(ObservedInstance)} if page.items else {}
+    unit = Unit(store)  # asks once for what several of them have
     return Page(
-        items=tuple(
-            InstanceDetail(
-                instance=instance,
-                port=ports.get(instance.port),
-                more_ports=tuple(ports[port_id] for port_id in instance.ports if port_id in ports),
-                image=images.get(instance.image),
-                observed=observed.get(instance.id),
-            )
-            for instance in page.items
-        ),
+        items=tuple([await _detail(unit, instance) for instance in page.items]),
         total=page.total,
         page_number=page.page_number,
         page_size=page.page_size,
@@ -110,7 +100,18 @@ async def describe_instances(
     )
 
 
-def _matches(instance: Instance, port: Port | None, wanted: InstanceFilter) -> bool:
+async def _detail(unit: Unit, instance: Instance) -> InstanceDetail:
+    more = [await unit.get(Port, port_id) for port_id in instance.ports]
+    return InstanceDetail(
+        instance=instance,
+        port=await unit.get(Port, instance.port),
+        more_ports=tuple(port for port in more if port is not None),
+        image=await unit.get(Image, instance.image),
+        observed=await unit.get(ObservedInstance, instance.id),
+    )
+
+
+def _matches(instance: Instance, ip: str, wanted: InstanceFilter) -> bool:
     equal = (
         (wanted.status, instance.status),
         (wanted.vpc_id, instance.vpc),
@@ -124,17 +125,11 @@ def _matches(instance: Instance, port: Port | None, wanted: InstanceFilter) -> b
         matches(instance, ids=wanted.ids, name=wanted.name, tags=wanted.tags)
         and all(given in ("", value) for given, value in equal)
         and (not wanted.security_group_id or wanted.security_group_id in instance.security_groups)
-        and (not wanted.private_ips or (port is not None and port.ip in wanted.private_ips))
+        and (not wanted.private_ips or ip in wanted.private_ips)
     )
 
 
 async def get_instance(store: Store, caller: Caller, instance_id: str) -> InstanceDetail:
     """Return one instance, or raise InvalidInstanceId.NotFound (404)."""
     unit = Unit(store)
-    instance = await need_instance(unit, caller, instance_id)
-    return InstanceDetail(
-        instance=instance,
-        port=await unit.get(Port, instance.port),
-        image=await unit.get(Image, instance.image),
-        observed=await unit.get(ObservedInstance, instance_id),
-    )
+    return await _detail(unit, await need_instance(unit, caller, instance_id))
