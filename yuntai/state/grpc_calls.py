@@ -1,4 +1,4 @@
-"""One gRPC channel to etcd, and calls on it with a time limit and bounded retries.
+"""gRPC channels to etcd, and calls on them with a time limit and bounded retries.
 
 The library's own client knows one endpoint, and its watcher shares one stream that a consumer cannot tell apart from
 a dead one; so its generated stubs are used here directly, on a channel that fails over between endpoints.
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 CALL_TIMEOUT_S = 3.0
 ATTEMPTS = 6
 BACKOFF_FIRST_S = 0.1
+LEAVE_PAUSE_S = 0.5
 MESSAGE_BYTES_MAX = 64 << 20
 METADATA = (("hasleader", "true"),)
 """Asks a member that has lost its leader to end the call rather than to answer from the past or to hang."""
@@ -35,7 +36,8 @@ METADATA = (("hasleader", "true"),)
 _OPTIONS = [
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 3_000),
-    ("grpc.keepalive_permit_without_calls", 1),
+    # Never on an idle channel: etcd takes such pings for an attack and ends the connection.
+    ("grpc.keepalive_permit_without_calls", 0),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1_000),
@@ -63,14 +65,16 @@ class CompactedError(StateError):
 
 
 class Connection:
-    """The stubs of one channel. Made on first use, inside the running loop."""
+    """The stubs of the channel in use. Made on first use, inside the running loop."""
 
     def __init__(self, endpoints: Sequence[str], call_timeout_s: float = CALL_TIMEOUT_S) -> None:
         self._members = list(endpoints)
         self._endpoints = ", ".join(endpoints)
         target_of(endpoints)
         self._streams: set[Any] = set()
-        self._closing: set[asyncio.Task[None]] = set()
+        # One for each member that was first, kept: streams that broke hold theirs open until they are collected.
+        self._channels: dict[str, rpc.Channel] = {}
+        self._left_at_s = -LEAVE_PAUSE_S
         self._timeout_s = call_timeout_s
         self._channel: rpc.Channel | None = None
         self.kv: Any = None
@@ -80,19 +84,20 @@ class Connection:
     def open(self) -> None:
         """Make the channel if it is not there; gRPC connects in the background."""
         if self._channel is None:
-            self._channel = rpc.insecure_channel(target_of(self._members), options=_OPTIONS)
+            target = target_of(self._members)
+            if target not in self._channels:
+                self._channels[target] = rpc.insecure_channel(target, options=_OPTIONS)
+            self._channel = self._channels[target]
             self.kv = rpc.KVStub(self._channel)
             self.leases = rpc.LeaseStub(self._channel)
             self.watches = rpc.WatchStub(self._channel)
 
     async def close(self) -> None:
-        """Close the channel; calls under way end."""
-        channel, self._channel = self._channel, None
-        if channel is not None:
+        """Close the channels; calls under way end."""
+        self._channel = None
+        while self._channels:
+            _, channel = self._channels.popitem()
             await channel.close()
-        for task in self._closing:
-            task.cancel()
-        await asyncio.gather(*self._closing, return_exceptions=True)
 
     @property
     def channel(self) -> rpc.Channel | None:
@@ -105,19 +110,22 @@ class Connection:
         return len(self._members) > 1
 
     def leave(self, channel: rpc.Channel | None) -> None:
-        """Go to the next member, unless somebody has done so since ``channel`` was in use; streams break."""
+        """Go to the next member, unless somebody has done so since ``channel`` was in use; streams break.
+
+        Not more often than every :data:`LEAVE_PAUSE_S`: when no member has a leader, none is better than another.
+        """
+        now_s = asyncio.get_running_loop().time()
         if channel is None or channel is not self._channel or not self.has_choice:
             return
+        if now_s - self._left_at_s < LEAVE_PAUSE_S:
+            return
+        self._left_at_s = now_s
         self._members.append(self._members.pop(0))
         self._channel = None
         _log.info("leaving a member of etcd that does not serve", next=self._members[0])
         for stream in self._streams:
             stream.cancel()
         self._streams.clear()
-        # Not at once: that would cancel the others' calls, which end by their own time limits.
-        task = asyncio.create_task(_close(channel, 2 * self._timeout_s))
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
 
     @contextmanager
     def following(self, stream: Any, what: str) -> Iterator[None]:
@@ -154,10 +162,6 @@ class Connection:
                 await asyncio.sleep(BACKOFF_FIRST_S * 2**turn * random.uniform(0.5, 1.0))  # noqa: S311 — jitter
         text = f"etcd at {self._endpoints} does not answer ({what}): {last.details()}; is it running and reachable?"
         raise (Uncertain if writes else Unavailable)(text) from last
-
-
-async def _close(channel: rpc.Channel, grace_s: float) -> None:
-    await channel.close(grace_s)
 
 
 def does_not_serve(error: rpc.AioRpcError) -> bool:
