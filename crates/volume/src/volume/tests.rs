@@ -1,6 +1,7 @@
 //! The volume against servers and a master made of a few lines each, on a made-up clock.
 
 mod bench;
+mod fake;
 mod heal;
 mod hedge;
 mod last;
