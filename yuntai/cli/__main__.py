@@ -20,6 +20,7 @@ from yuntai.cli import (
     images,
     instances,
     lab,
+    migrating,
     networks,
     pangu,
     placing,
@@ -55,6 +56,8 @@ instances.app.command("resize")(changes.resize)
 instances.app.command("limit")(changes.limit_instance)
 storage.disk.command("limit")(changes.limit_disk)
 app.add_typer(changes.nic, name="nic")
+instances.app.command("migrate")(migrating.migrate)
+instances.app.command("cancel-migration")(migrating.cancel)
 app.add_typer(placing.types, name="instance-type")
 app.add_typer(placing.quota, name="quota")
 app.add_typer(placing.scheduler, name="scheduler")

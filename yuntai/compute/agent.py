@@ -15,9 +15,10 @@ from yuntai.compute.cpu import CpuFacts
 from yuntai.compute.driver import HypervisorError
 from yuntai.compute.inventory import Mirror
 from yuntai.compute.keeper import Keeper, Tools
+from yuntai.compute.moving import Moving
 from yuntai.compute.processor import Processors
 from yuntai.model.cluster import HostPool
-from yuntai.model.compute import Disk, Instance, ObservedInstance
+from yuntai.model.compute import Disk, Instance, Migration, ObservedInstance
 from yuntai.model.network import Port
 from yuntai.state import StateError
 
@@ -70,6 +71,7 @@ class Agent:
             log_dir=config.log_dir,
             run_dir=config.run_dir,
         )
+        self._moving = Moving(self._tools, lambda one: self._wake(one, records_changed=True))
         self._keepers: dict[str, Keeper] = {}
         self._strangers: dict[str, int] = {}
         self._observed: dict[str, ObservedInstance] = {}
@@ -82,6 +84,14 @@ class Agent:
         found = self._instances.get(instance_id)
         return found if found is not None and found.host == self._config.host else None
 
+    def any_instance(self, instance_id: str) -> Instance | None:
+        """Return the instance, whosever it is."""
+        return self._instances.get(instance_id)
+
+    def migration(self, instance_id: str) -> Migration | None:
+        """Return the live migration of the instance that this host has a part in."""
+        return self._moving.of(instance_id)
+
     def disk(self, disk_id: str) -> Disk | None:
         """Return a disk."""
         return self._disks.get(disk_id)
@@ -93,12 +103,13 @@ class Agent:
     async def run(self) -> None:
         """Keep this host's guests for ever."""
         async with asyncio.TaskGroup() as tasks:
-            for mirror in (self._instances, self._disks, self._ports, self._pools):
+            for mirror in (self._instances, self._disks, self._ports, self._pools, self._moving.mirror):
                 tasks.create_task(mirror.run())
             tasks.create_task(self._heartbeat())
             await self._wait_for_records()
             await self._remember()
             self._tasks = tasks  # from here on there are keepers
+            self._moving.begin(tasks)
             tasks.create_task(self._follow_guests())
             tasks.create_task(self._resync())
             tasks.create_task(self._bound_consoles())
@@ -108,7 +119,7 @@ class Agent:
         while True:
             try:
                 async with asyncio.timeout(READY_TIMEOUT_S):
-                    for mirror in (self._instances, self._disks, self._ports, self._pools):
+                    for mirror in (self._instances, self._disks, self._ports, self._pools, self._moving.mirror):
                         await mirror.ready.wait()
             except TimeoutError:
                 _LOG.warning("records not readable yet; guests run on as they are", etcd=self._config.etcd)
@@ -130,6 +141,7 @@ class Agent:
     async def _follow_guests(self) -> None:
         async for guest_id in self._hypervisor.changes():
             if guest_id:
+                self._moving.poke(guest_id)
                 self._wake(guest_id)
             else:
                 await self._look_at_everything()
@@ -152,7 +164,7 @@ class Agent:
 
     def _watch_strangers(self, guests: dict[str, Guest], mine: set[str]) -> None:
         """End guests that are not this host's: at once where a record says whose they are, else after some rounds."""
-        strangers = set(guests) - mine - set(self._keepers)
+        strangers = {one for one in set(guests) - mine - set(self._keepers) if self._moving.of(one) is None}
         self._strangers = {one: self._strangers.get(one, 0) + 1 for one in strangers}
         for guest_id, rounds in self._strangers.items():
             if self._instances.get(guest_id) is not None or rounds >= STRANGER_ROUNDS:

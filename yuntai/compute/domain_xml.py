@@ -169,6 +169,9 @@ def _disk(spec: DiskSpec, *, boot: bool) -> ET.Element:
         for name, value in device_xml.tuning(spec.iops_max, spec.bytes_per_s_max).items():
             if value:
                 _text(tune, name, str(value))
+    # No guest looks at it. But where it is not given QEMU reads the first block to guess it, at the destination of a
+    # migration, too, long before the disk may be read there: see crates/volume/src/gateway/standby.rs.
+    ET.SubElement(made, "geometry", cyls="16383", heads="16", secs="63")
     if spec.read_only:
         ET.SubElement(made, "readonly")
     _text(made, "serial", spec.id)

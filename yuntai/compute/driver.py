@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from yuntai.compute.cpu import CpuFacts, CpuSpec
+    from yuntai.compute.migrations import Migrations
 
 Accelerator = Literal["kvm", "tcg"]
 GuestState = Literal["running", "paused", "off"]
@@ -86,6 +87,10 @@ class Guest:
 
 class Hypervisor(Protocol):
     """What the agent needs of a hypervisor. Guests are those of this product only; others on the host stay unseen."""
+
+    @property
+    def migrations(self) -> Migrations:
+        """What moves running guests to other hosts."""
 
     async def guests(self) -> dict[str, Guest]:
         """Return every guest that is defined, by id."""

@@ -20,7 +20,7 @@ from yuntai.compute.ownership import NotReadyError, take
 from yuntai.compute.plan import BACKOFF_MAX_S, Memory, Move, Situation, plan
 from yuntai.compute.volumes import VolumeError
 from yuntai.model.base import now_utc
-from yuntai.model.compute import Disk, Instance, ObservedInstance
+from yuntai.model.compute import Disk, Instance, Migration, ObservedInstance
 from yuntai.state import StateError, Unchanged
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from yuntai.state import Store
 
 GROW_AGAIN_S = 30.0
+MOVING_S = 30.0
 MOVES_MAX = 64  # in one turn; a plan that never rests would be a bug, and this bounds it
 _LOG = log.get("compute.keeper")
 _ROOT_OF_UUIDS = uuid.UUID("6d1cf6c0-5fbd-4d9e-9a52-1f0f6e6c8f00")
@@ -43,6 +44,12 @@ class Records(Protocol):
 
     def instance(self, instance_id: str) -> Instance | None:
         """Return the instance if it belongs to this host."""
+
+    def any_instance(self, instance_id: str) -> Instance | None:
+        """Return the instance, whosever it is."""
+
+    def migration(self, instance_id: str) -> Migration | None:
+        """Return the live migration of the instance that this host has a part in."""
 
     def disk(self, disk_id: str) -> Disk | None:
         """Return a disk."""
@@ -138,6 +145,8 @@ class Keeper:
         """Make moves until there is none to make; return when to look again at the latest (``None`` = when woken)."""
         for _ in range(MOVES_MAX):
             instance = self._tools.records.instance(self.id)
+            if self._is_moving(instance):
+                return MOVING_S
             guest = await self._tools.hypervisor.guest(self.id)
             situation = self._situation(instance, guest)
             move = plan(situation, self._memory, self._tools.clock())
@@ -155,6 +164,13 @@ class Keeper:
             _LOG.info("move", instance=self.id, action=move.action, disk=move.disk or None, why=move.why or None)
             await self._make(move, instance)
         raise HypervisorError(f"instance {self.id} did not settle within {MOVES_MAX} moves")
+
+    def _is_moving(self, instance: Instance | None) -> bool:
+        """Tell whether the guest is on its way from here, or to here: then :mod:`yuntai.compute.moving` has it."""
+        migration = self._tools.records.migration(self.id)
+        if migration is None:
+            return False
+        return (migration.destination if instance is None else migration.source) == self._tools.host
 
     def _situation(self, instance: Instance | None, guest: Guest | None) -> Situation:
         if instance is not None:

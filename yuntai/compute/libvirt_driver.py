@@ -18,6 +18,7 @@ import libvirt_qemu
 from yuntai import log
 from yuntai.compute import cpu, device_xml, domain_xml, online_resize
 from yuntai.compute.driver import Guest, HypervisorError, NoSuchGuestError
+from yuntai.compute.libvirt_migration import LibvirtMigrations
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -79,6 +80,7 @@ class LibvirtHypervisor:
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="libvirt")
         self._opening = threading.Lock()
         self._connection: Any = None
+        self.migrations = LibvirtMigrations(self._open)
         self._resets: dict[str, int] = {}
         self._models: dict[str, frozenset[str]] = {}
         self._watchers: list[asyncio.Queue[str]] = []
@@ -270,6 +272,7 @@ class LibvirtHypervisor:
         if connection is not None:
             await self._loop.run_in_executor(self._pool, connection.close)
         self._pool.shutdown(wait=False, cancel_futures=True)
+        self.migrations.close()
 
     # Connection and calls.
 

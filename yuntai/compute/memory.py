@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from yuntai.compute.cpu import CpuFacts
 from yuntai.compute.driver import DiskSpec, Guest, GuestSpec, HypervisorError, NicSpec, NoSuchGuestError
+from yuntai.compute.migrations import MemoryMigrations
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -25,6 +26,7 @@ class MemoryHypervisor:
         self.fail_next: dict[str, str] = {}  # call → text of the error that it ends with once
         self.facts = CpuFacts(model="qemu64", vendor="AMD", features=("lm", "sse2"), mce_banks=10)
         self.sizes: dict[str, int] = {}  # export → the size that the guest sees
+        self.migrations = MemoryMigrations(self)
         self._guests: dict[str, Guest] = {}
         self._watchers: list[asyncio.Queue[str]] = []
 
@@ -43,6 +45,22 @@ class MemoryHypervisor:
     def fail_io(self, guest_id: str) -> None:
         """Pause a guest because of an I/O error."""
         self._change(replace(self._guests[guest_id], state="paused", io_error=True))
+
+    async def arrive(self, spec: GuestSpec) -> None:
+        """Let a guest come in by a migration, running."""
+        self._called("arrive", spec.id)
+        await self.start(spec)
+
+    def lose_power(self) -> None:
+        """Let the host be gone, with the definitions of its guests."""
+        self.specs.clear()
+        self._guests.clear()
+
+    def leave(self, guest_id: str) -> None:
+        """Let a guest have gone by a migration: not even its definition is left."""
+        self.specs.pop(guest_id, None)
+        self._guests.pop(guest_id, None)
+        self._announce(guest_id)
 
     # The driver.
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from yuntai.compute.volumes import Export, MovedError, VolumeError
+from yuntai.pangu import handing
 from yuntai.pangu.client import PanguClient
 from yuntai.pangu.errors import Conflict, NotFound, PanguError
 
@@ -35,13 +36,30 @@ class PanguVolumes:
         return Export(socket=attached.socket, name=name, generation=attached.generation)
 
     async def detach(self, volume: str, host: str) -> None:
-        """Detach through the master; a volume that is gone is detached."""
+        """Detach through the master; a volume that is gone, or is another host's by now, is detached."""
         try:
-            await self._client.detach(volume, host)
+            if (await self._client.volume(volume)).host in ("", host):
+                await self._client.detach(volume, host)
         except NotFound:
             return
         except PanguError as error:
             raise VolumeError(f"volume {volume} is not detached from {host}: {error}") from error
+
+    async def announce(self, volume: str, host: str, ticket: str) -> None:
+        """Announce to the master."""
+        try:
+            await handing.announce(self._client, volume, host, ticket)
+        except PanguError as error:
+            raise VolumeError(f"no place is kept for volume {volume} at {host}: {error}") from error
+
+    async def take(self, volume: str, host: str, ticket: str) -> None:
+        """Take from the master."""
+        try:
+            await handing.take(self._client, volume, host, ticket)
+        except (Conflict, NotFound) as error:
+            raise MovedError(f"volume {volume} does not come to {host}: {error}") from error
+        except PanguError as error:
+            raise VolumeError(f"volume {volume} is not taken by {host}: {error}") from error
 
     async def renew(self, volume: str) -> None:
         """Ask the master to have the gateway's clients come again."""

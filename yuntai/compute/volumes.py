@@ -35,6 +35,12 @@ class Volumes(Protocol):
     async def detach(self, volume: str, host: str) -> None:
         """Give the volume up. One that is not attached here, or is gone, is fine."""
 
+    async def announce(self, volume: str, host: str, ticket: str) -> None:
+        """Keep a place at this host for a volume whose guest is to move here; its present holder goes on writing."""
+
+    async def take(self, volume: str, host: str, ticket: str) -> None:
+        """Take an announced volume: its guest runs here. Raise :class:`MovedError` if the migration was called off."""
+
     async def renew(self, volume: str) -> None:
         """Have whoever is connected to the volume connect again: it has grown."""
 
@@ -44,6 +50,7 @@ class MemoryVolumes:
 
     def __init__(self) -> None:
         self.attached: dict[str, tuple[str, int]] = {}
+        self.announced: dict[str, tuple[str, str]] = {}
         self.calls: list[tuple[str, str]] = []
         self.fail_next: str = ""
 
@@ -63,6 +70,30 @@ class MemoryVolumes:
         self._record("detach", volume)
         if self.attached.get(volume, ("", 0))[0] == host:
             del self.attached[volume]
+
+    async def announce(self, volume: str, host: str, ticket: str) -> None:
+        """Note it."""
+        self._record("announce", volume)
+        self.announced[volume] = (host, ticket)
+
+    async def take(self, volume: str, host: str, ticket: str) -> None:
+        """Take it once."""
+        self._record("take", volume)
+        holder, generation = self.attached.get(volume, ("", 0))
+        if self.announced.get(volume) == (host, ticket):
+            del self.announced[volume]
+            self.attached[volume] = (host, generation + 1)
+        elif holder != host:
+            raise MovedError(f"volume {volume} is not to be handed over to {host}: that migration was called off")
+
+    async def call_off(self, volumes: list[str], host: str, ticket: str) -> bool:
+        """Return whether it is too late; else nothing of it is announced any more."""
+        if any(self.attached.get(volume, ("", 0))[0] == host for volume in volumes):
+            return True
+        for volume in volumes:
+            if self.announced.get(volume, ("", ""))[1] == ticket:
+                del self.announced[volume]
+        return False
 
     async def renew(self, volume: str) -> None:
         """Nobody is connected here."""

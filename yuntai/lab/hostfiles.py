@@ -109,5 +109,7 @@ def qemu_config(spec: HostSpec) -> str:
     return (
         'user = "root"\ngroup = "root"\nsecurity_driver = "none"\nremember_owner = 0\nnamespaces = []\n'
         'stdio_handler = "file"\n'
+        # A migration whose link was cut ends after so long, and not after half a minute in which the guest may stand.
+        "keepalive_interval = 1\nkeepalive_count = 4\n"
         f'migration_address = "{spec.address}"\nmigration_host = "{spec.address}"\n'
     )

@@ -121,6 +121,7 @@ class Migration(Record, frozen=True, kw_only=True):
     address: str  # where the destination listens for it
     phase: Literal["prepare", "move", "finish", "undo"]
     cancel: bool = False
+    post_copy: bool = False  # if nothing else helps, the guest's memory may be on both hosts for a while
     created: str
 
 
@@ -136,7 +137,7 @@ class MigrationProgress(Record, frozen=True, kw_only=True):
     dirty_bytes_per_s: int = 0
     eta_s: float = -1.0  # -1 = not known
     downtime_ms: float = -1.0
-    stage: str = ""  # the rung of the ladder: "", "auto-converge", "post-copy"
+    stage: str = ""  # the rung of the ladder: "", "auto-converge", "downtime", "post-copy"
     error: str = ""
 
 

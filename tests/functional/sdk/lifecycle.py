@@ -9,13 +9,14 @@ import alibabacloud_ecs20140526.models as e
 import alibabacloud_vpc20160428.models as v
 
 from tests.functional.sdk.changes import ChangeLife
+from tests.functional.sdk.deploying import DeployLife
 from tests.functional.sdk.happening import HappenLife
 from tests.functional.sdk.network import SMALLEST
 from tests.functional.sdk.placing import PlaceLife
 from tests.functional.sdk.snapshots import SnapshotLife
 
 
-class Life(SnapshotLife, PlaceLife, ChangeLife, HappenLife):
+class Life(SnapshotLife, PlaceLife, ChangeLife, HappenLife, DeployLife):
     """The whole life, from an empty account back to an empty account."""
 
     def make_instance(self) -> None:
@@ -209,6 +210,7 @@ class Life(SnapshotLife, PlaceLife, ChangeLife, HappenLife):
         self.wait_instance(one, "Stopped")
         self._join_and_leave()
         self.change_size()
+        self.change_deployment()
         ecs.start_instances(e.StartInstancesRequest(region_id=region, instance_id=[one]))
         self.wait_instance(one, "Running")
 

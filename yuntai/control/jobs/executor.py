@@ -11,7 +11,7 @@ from yuntai.control.jobs.bell import Bell
 from yuntai.control.jobs.outcome import Finished, Later, Outcome, Waiting
 from yuntai.control.jobs.runner import BACKOFF_MAX_S
 from yuntai.model.cluster import Host, Job, Volume
-from yuntai.model.compute import Disk, Instance, ObservedInstance
+from yuntai.model.compute import Disk, Instance, Migration, MigrationProgress, ObservedInstance
 from yuntai.state import Deleted, Put, Reset
 
 if TYPE_CHECKING:
@@ -21,7 +21,15 @@ if TYPE_CHECKING:
 
 AT_WORK_MAX = 16
 TASKS_MAX = 10_000
-WATCHED: tuple[type[Record], ...] = (Instance, ObservedInstance, Disk, Host, Volume)
+WATCHED: tuple[type[Record], ...] = (
+    Instance,
+    ObservedInstance,
+    Disk,
+    Host,
+    Volume,
+    Migration,
+    MigrationProgress,
+)
 
 _log = log.get("executor")
 

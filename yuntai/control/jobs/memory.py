@@ -24,6 +24,7 @@ class MemoryVolumes:
 
     def __init__(self) -> None:
         self.volumes: dict[str, MemoryVolume] = {}
+        self.taken_by: dict[str, str] = {}  # volume → the host that took it when its guest was moved there
 
     async def create_volume(self, volume: str, size_bytes: int, source: tuple[str, int] | None) -> None:
         """See the protocol."""
@@ -66,6 +67,11 @@ class MemoryVolumes:
         there.rolled_back.append(token)
         there.based_on = snapshot
         there.head += 1
+
+    async def call_off(self, volumes: list[str], host: str, ticket: str) -> bool:
+        """See the protocol."""
+        del ticket
+        return any(self.taken_by.get(volume) == host for volume in volumes)
 
     async def delete_snapshot(self, volume: str, token: str) -> None:
         """See the protocol."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from yuntai.control.jobs.volumes import VolumesRefused, VolumesUnavailable
 from yuntai.model.cluster import VolumeSource
+from yuntai.pangu import handing
 from yuntai.pangu.errors import Invalid, NotFound, PanguError
 
 if TYPE_CHECKING:
@@ -53,6 +54,11 @@ class PanguVolumes:
         """See the protocol."""
         with _told(f"rolling the volume {volume} back"):
             await self._client.rollback(volume, snapshot, token)
+
+    async def call_off(self, volumes: list[str], host: str, ticket: str) -> bool:
+        """See the protocol."""
+        with _told(f"calling off the hand-over of {', '.join(volumes)}"):
+            return await handing.call_off(self._client, volumes, host, ticket)
 
     async def delete_snapshot(self, volume: str, token: str) -> None:
         """See the protocol."""

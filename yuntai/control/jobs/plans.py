@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from yuntai.control.jobs import steps_instance as on_instance
+from yuntai.control.jobs import steps_migrate as on_migrate
 from yuntai.control.jobs import steps_nic as on_nic
 from yuntai.control.jobs import steps_place as on_place
 from yuntai.control.jobs import steps_restore as on_restore
@@ -59,6 +60,11 @@ PLANS: dict[str, Plan] = {
     ),
     "detach_nic": Plan(
         (on_nic.unplug_card, on_nic.wait_card_unplugged, on_nic.finish_detach_card), (on_nic.undo_detach_card,)
+    ),
+    "migrate_instance": Plan(
+        (on_migrate.choose_destination, on_migrate.prepare_destination, on_migrate.move_guest, on_migrate.finish_move),
+        (on_migrate.call_off, on_migrate.wait_undone),
+        {"finish_move": (on_migrate.wait_undone,)},
     ),
     "create_disk": Plan(
         (on_instance.make_volumes, on_storage.finish_disk), (on_instance.undo_volumes, on_storage.undo_disk)

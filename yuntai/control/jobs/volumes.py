@@ -34,5 +34,8 @@ class Volumes(Protocol):
     async def roll_back(self, volume: str, snapshot: str, token: str) -> None:
         """Let a volume go on from the node that was taken with the token ``snapshot``; done once for each ``token``."""
 
+    async def call_off(self, volumes: list[str], host: str, ticket: str) -> bool:
+        """End the announced hand-over of volumes to ``host``; return whether it is too late: ``host`` has taken one."""
+
     async def delete_snapshot(self, volume: str, token: str) -> None:
         """Let go of the node that was taken with this token; none is no error."""
