@@ -164,7 +164,7 @@ INSTANCE = build(
         "guest_stopped": {"Stopping": Allow("Stopped")},
         "guest_ended": {"Running": Allow("Stopped", "stopped")},
         "host_failed": {"Running": Allow("Starting")},
-        "host_failed_stop": {"Running": Allow("Stopping"), "Starting": Allow("Stopping")},
+        "host_failed_stop": {"Running": Allow("Stopping")},
         "start_failed": {"Starting": Allow("Stopped", "stopped")},
         "reboot_failed": {"Starting": Allow("Running")},
         "deleted": {"Deleting": Allow(GONE)},

@@ -124,6 +124,8 @@ def test_what_is_asked_of_the_scheduler() -> None:
         ({"status": "Running"}, "Starting", "running", "SystemFailure.Reboot"),
         ({"status": "Starting", "job": "j-1"}, "Starting", "running", "SystemFailure.Reboot"),
         ({"status": "Pending", "job": "j-1"}, "Pending", "running", "SystemFailure.Reboot"),
+        # its job has not told the agent yet that it is to run
+        ({"status": "Starting", "desired": "stopped", "job": "j-1"}, "Starting", "stopped", "SystemFailure.Reboot"),
         ({"status": "Stopping", "desired": "stopped", "job": "j-1"}, "Stopping", "stopped", "SystemFailure.Stop"),
         ({"status": "Deleting", "desired": "deleted", "job": "j-1"}, "Deleting", "deleted", "SystemFailure.Stop"),
         ({"status": "Running", "action_on_maintenance": "Stop"}, "Stopping", "stopped", "SystemFailure.Stop"),

@@ -81,11 +81,16 @@ class Judge:
         _LOG.warning("host lives", host=host_id)
         await self._status(host_id, "up")
         try:
-            await self._store.update(
-                HostFailure, host_id, lambda old: replace(old, back=old.back or now_utc()), guard=self._fences
-            )
+            await self._store.update(HostFailure, host_id, _over, guard=self._fences)
         except NotFound:
             return  # it was only silent
 
     async def _status(self, host_id: str, status: Literal["up", "down"]) -> None:
         await self._store.update(Host, host_id, lambda old: replace(old, status=status), guard=self._fences)
+
+
+def _over(failure: HostFailure) -> HostFailure:
+    """Return the failure of a host that lives again; what had found no room elsewhere runs on there."""
+    now = now_utc()
+    back, ended = failure.back or now, failure.ended or now
+    return replace(failure, state="over", back=back, ended=ended, waiting=0, left=())

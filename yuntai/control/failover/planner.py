@@ -53,7 +53,7 @@ def lost(instances: Iterable[Instance], failed: frozenset[str], *, migrations_to
 def request_for(instance: Instance, failed: frozenset[str]) -> Request:
     """Return what to ask the scheduler for. What is not to run any more needs an agent to say so, and no room."""
     avoid = failed | ({instance.migrating_to} if instance.migrating_to else frozenset())
-    if not _runs(instance) and instance.status != "Pending":
+    if not _runs(instance):
         return Request(instance.id, 0, 0, avoid=avoid, uses_reserve=True, priority=instance.priority)
     return dataclasses.replace(request_of(instance, prefer=False, uses_reserve=True), avoid=avoid)
 
@@ -98,7 +98,12 @@ def wait(instance: Instance, why: str) -> Instance:
 
 
 def _runs(instance: Instance) -> bool:
-    """Tell whether the instance is to run again. Its owner may have chosen that it is stopped then."""
+    """Tell whether the instance is to run again. Its owner may have chosen that it is stopped then.
+
+    One that is being made or started has just been asked to run, even if its job has not told its agent so yet.
+    """
+    if instance.status in ("Pending", "Starting"):
+        return True
     if instance.desired != "running":
         return False
     return instance.action_on_maintenance != "Stop" and instance.restart_policy == "always"
