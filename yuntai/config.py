@@ -57,6 +57,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     master_port: int = 7300
     gateway_port: int = 7200
     agent_port: int = 7400
+    join_port: int = 8443  # where the API lets hosts in, by TLS
     chunkservers: list[ChunkServer] = msgspec.field(default_factory=list)
     account: str = "1000000000000001"
     tls: Tls | None = None
@@ -124,7 +125,7 @@ def _check(config: Config, where: Path) -> None:
         address, _, port = endpoint.rpartition(":")
         if not address or not port.isdigit():
             raise ConfigError(f'{where}: `etcd` has {endpoint!r}; write it as "address:port" without a scheme')
-    for field in ("api_port", "master_port", "gateway_port", "agent_port"):
+    for field in ("api_port", "master_port", "gateway_port", "agent_port", "join_port"):
         if not 0 < getattr(config, field) < 65536:
             raise ConfigError(f"{where}: `{field}` is {getattr(config, field)}; choose a port from 1 to 65535")
     ids = [server.id for server in config.chunkservers]

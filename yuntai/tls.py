@@ -7,14 +7,17 @@ one name: which process speaks, the proof of the cluster's secret behind it says
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import os
 import ssl
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 if TYPE_CHECKING:
@@ -121,3 +124,46 @@ def _write_private(path: Path, data: bytes) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as out:
         out.write(data)
+
+
+def derived_identity(secret: bytes, purpose: str) -> tuple[bytes, bytes]:
+    """Return a self-signed certificate (DER) and its key (PEM) that follow from the cluster's secret.
+
+    Every host that has the secret makes the same ones, to the byte, at every start. So a fingerprint given away
+    once fits all of them, and there is no file to be kept. Ed25519 signs without chance; the dates are fixed.
+    """
+    seed = HKDF(hashes.SHA256(), 32, salt=None, info=f"yuntai {purpose} v1".encode()).derive(secret)
+    key = ed25519.Ed25519PrivateKey.from_private_bytes(seed)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"Yuntai {purpose}")])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(dt.datetime(2026, 1, 1, tzinfo=dt.UTC))
+        .not_valid_after(dt.datetime(2126, 1, 1, tzinfo=dt.UTC))
+        .sign(key, None)
+    )
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return certificate.public_bytes(serialization.Encoding.DER), pem
+
+
+def derived_context(secret: bytes, purpose: str) -> ssl.SSLContext:
+    """Return what a server accepts with under :func:`derived_identity`; clients pin its fingerprint."""
+    der, key = derived_identity(secret, purpose)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    # OpenSSL takes them from files only; the folder is this process's own and gone at once.
+    with tempfile.TemporaryDirectory() as folder:
+        cert_file, key_file = Path(folder) / "cert.pem", Path(folder) / "key.pem"
+        cert_file.write_text(ssl.DER_cert_to_PEM_cert(der))
+        key_file.touch(mode=0o600)
+        key_file.write_bytes(key)
+        context.load_cert_chain(cert_file, key_file)
+    return context
+
+
+def fingerprint(der: bytes) -> bytes:
+    """Return what a certificate is pinned by."""
+    return hashlib.sha256(der).digest()

@@ -33,7 +33,8 @@ ARROWS: dict[str, set[str]] = {
     "control": {"pangu", "image", "compute", "network", "state", "model"},
     "api": {"control", "pangu", "image", "compute", "network", "state", "model"},
     "lab": {"guest", "model"},
-    "cli": {"lab", "guest", "archive", "image", "pangu", "state", "model"},
+    "join": {"compute", "state", "model"},
+    "cli": {"join", "lab", "guest", "archive", "image", "pangu", "state", "model"},
 }
 
 

@@ -7,7 +7,7 @@ import contextlib
 import sys
 
 from yuntai import config, log, process
-from yuntai.api import collector, standing
+from yuntai.api import collector, joining, standing
 from yuntai.api.cache import CachedStore
 from yuntai.api.console import LocalConsoleReader
 from yuntai.api.registry import Context
@@ -105,12 +105,21 @@ async def serve(settings: config.Config) -> None:
             writes=cached.writer(),
             console=LocalConsoleReader(settings.host, settings.log_dir),
             volumes=volumes,
+            join_endpoints=joining.endpoints(settings),
+            join_fingerprint=joining.fingerprint(settings),
         )
         server = ApiServer(context)
         stack.push_async_callback(server.close)
         for address in dict.fromkeys((settings.address, LOOPBACK)):
             await server.start(address, settings.api_port)
             _log.info("listening", address=address, port=settings.api_port)
+        door = joining.Door(store, settings)
+        stack.push_async_callback(door.close)
+        try:
+            await door.open(settings.address, settings.join_port)
+        except OSError as error:
+            # Tenants' calls matter more than new hosts.
+            _log.error("no host can join here", port=settings.join_port, error=str(error))
         await stopping
         _log.info("stopping")
 

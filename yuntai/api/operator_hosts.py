@@ -7,9 +7,10 @@ from typing import Any
 from yuntai.api.operator_rows import chosen, paged_rows
 from yuntai.api.registry import PAGES, YUNTAI, Call, action
 from yuntai.control import cpu_baseline
-from yuntai.control.requests import hosts
+from yuntai.control.requests import hosts, joining
 from yuntai.model.cluster import ChunkServer, Host, HostPool
 from yuntai.model.compute import Instance
+from yuntai.model.joinwire import Token, write_token
 
 _HOST = """
     Accelerator Address Cpus:i CpuModel CpuVendor CpuFeatures[] MceBanks:i MceBanksHardware:i HostId InstanceCount:i
@@ -136,3 +137,31 @@ async def remove_host(call: Call) -> dict[str, Any]:
             await call.context.volumes.remove_server(server.value.id)
     await hosts.remove(call.context.writes, call.caller, host_id)
     return {}
+
+
+@action(
+    YUNTAI,
+    "CreateHostToken",
+    "Minutes:i Pool Rack LowerBaseline:b",
+    "Token TokenId Expires Pool",
+    operator=True,
+)
+async def create_host_token(call: Call) -> dict[str, Any]:
+    """Make a token with which one server can join, once."""
+    token, secret = await joining.create_token(
+        call.context.writes,
+        call.caller,
+        minutes=call.args.get("Minutes", 0),
+        pool=call.text("Pool"),
+        rack=call.text("Rack"),
+        lower_baseline=call.args.get("LowerBaseline", False),
+    )
+    text = write_token(
+        Token(
+            endpoints=call.context.join_endpoints,
+            fingerprint=call.context.join_fingerprint,
+            id=token.id,
+            secret=secret,
+        )
+    )
+    return {"Expires": token.expires, "Pool": token.pool, "Token": text, "TokenId": token.id}

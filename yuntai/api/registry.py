@@ -90,6 +90,8 @@ class Context:
     writes: CachedStore
     console: ConsoleReader
     volumes: Volumes
+    join_endpoints: tuple[str, ...] = ()  # where hosts are let in
+    join_fingerprint: bytes = b""  # of the certificate there
 
 
 @dataclass(frozen=True, slots=True)

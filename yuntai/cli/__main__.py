@@ -19,6 +19,7 @@ from yuntai.cli import (
     hosts,
     images,
     instances,
+    join,
     lab,
     migrating,
     networks,
@@ -49,6 +50,7 @@ app.add_typer(storage.chunkserver, name="chunkserver")
 app.add_typer(pangu.app, name="pangu")
 app.add_typer(hosts.app, name="host")
 app.add_typer(failover.app, name="failover")
+hosts.app.command("join")(join.join)
 app.add_typer(lab.app, name="lab")
 app.add_typer(cloud.job, name="job")
 instances.app.command("explain")(placing.explain)

@@ -89,6 +89,22 @@ def pools(output: Output = Format.table) -> None:
 
 
 @app.command()
+def token(
+    minutes: Annotated[int, typer.Option(help="how long it can be used", min=1)] = 60,
+    pool: Annotated[str, typer.Option(help="the pool that the host is to be in")] = "default",
+    rack: Annotated[str, typer.Option(help="the host's rack; else whoever joins says it")] = "",
+    lower_baseline: Annotated[
+        bool, typer.Option("--lower-baseline", help="let it in although guests of the pool get a lesser CPU then")
+    ] = False,
+    output: Output = Format.table,
+) -> None:
+    """Make a token with which one server can join, once."""
+    answer = Api().operator("CreateHostToken", Minutes=minutes, Pool=pool, Rack=rack, LowerBaseline=lower_baseline)
+    text = f"on the server, until {answer['Expires']}:\n  yuntai host join {answer['Token']}"
+    made(answer, text, output)
+
+
+@app.command()
 def drain(
     host_id: HostId,
     storage: Annotated[bool, typer.Option("--storage", help="empty its chunk servers too")] = False,
@@ -111,11 +127,11 @@ def _drained(api: Api, host_id: str, storage: bool) -> str:
     host = describe(api, host_id)
     if host["Waiting"]:
         first = host["Waiting"][0]
-        return f"{len(host['Waiting'])} instances left; {first['InstanceId']}: {first['Why']}"
+        return f"draining ({len(host['Waiting'])} instances left; {first['InstanceId']}: {first['Why']})"
     if storage and host["Maintenance"] == "drained":
         work = json.loads(api.operator("DescribePangu", Topic="work")["Report"])["workers"]
         if any(part["name"] == "drain" and part["state"] not in ("idle", "off") for part in work):
-            return "its chunk servers are being emptied"
+            return "draining (its chunk servers are being emptied)"
     return str(host["Maintenance"])
 
 
