@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -76,6 +75,7 @@ class Door:
         try:
             async with asyncio.timeout(CALL_TIMEOUT_S), self._together:
                 token_id, secret = _credentials(request)
+                await joining.need_token(self._store, token_id, secret)  # before anything that was sent is looked at
                 if join:
                     asked = msgspec.json.decode(await request.read(), type=Joining)
                     answer: msgspec.Struct = await joining.join(self._store, self._config, token_id, secret, asked)
@@ -98,7 +98,7 @@ def _credentials(request: web.Request) -> tuple[str, bytes]:
     token_id, _, secret = text.partition(":")
     try:
         return token_id, base64.b64decode(secret, validate=True) if kind == "Token" else b""
-    except binascii.Error:
+    except ValueError:
         return token_id, b""
 
 

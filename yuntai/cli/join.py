@@ -1,17 +1,21 @@
-"""``yuntai host join TOKEN``: run on the server that is to become a host."""
+"""``yuntai host join TOKEN``: run on the server that is to become a host.
+
+``python -m yuntai.cli.join TOKEN`` is the same, and needs no more than a host has.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import socket
+import sys
 from typing import Annotated
 
 import msgspec
 import typer
 
 from yuntai.cli.client import CliError
-from yuntai.cli.output import Format, Output, err, made
+from yuntai.cli.output import Format, Output, err, fail, made
 from yuntai.join import client, findings, look, settle
 from yuntai.model.joinwire import ChunkDisk, Joining, Token, TokenError, read_token
 
@@ -29,7 +33,9 @@ def join(
     address: Annotated[str, typer.Option(help="its address among hosts; else the one that leads to the cluster")] = "",
     rack: Annotated[str, typer.Option(help="the rack it is in")] = "",
     disk: Annotated[list[str] | None, typer.Option(help="folder on a disk of its own, for a chunk server")] = None,
-    same_disk: Annotated[bool, typer.Option("--same-disk", help="folders may share one disk (a trial)")] = False,
+    trial: Annotated[
+        bool, typer.Option("--trial", help="folders may share a disk, or be in memory: nothing to keep data in")
+    ] = False,
     check: Annotated[bool, typer.Option("--check", help="only look whether it could join")] = False,
     cert: Annotated[str, typer.Option(help="this host's certificate, where the cluster has them")] = "",
     key: Annotated[str, typer.Option(help="and its key")] = "",
@@ -50,7 +56,7 @@ def join(
             certificate=bool(cert),
         )
         tls = {"cert": cert, "key": key, "ca": ca} if cert else None
-        asyncio.run(_join(read, wish, rack, tls, same_disk=same_disk, check=check, output=output))
+        asyncio.run(_join(read, wish, rack, tls, trial=trial, check=check, output=output))
     except (TokenError, client.JoinError) as error:
         raise CliError(str(error)) from error
 
@@ -61,13 +67,13 @@ async def _join(
     rack: str,
     tls: dict[str, str] | None,
     *,
-    same_disk: bool,
+    trial: bool,
     check: bool,
     output: Format,
 ) -> None:
     greeting = await client.hello(token)
     found = await look.look(wish, greeting)
-    problems = findings.judge(found, greeting.hello, rack=rack, one_disk_ok=same_disk)
+    problems = findings.judge(found, greeting.hello, rack=rack, trial=trial)
     if problems:
         for problem in problems:
             err.print(f"- {problem.text}\n  → {problem.way_out}", markup=False)
@@ -113,3 +119,17 @@ def _address_towards(endpoint: str) -> str:
             return str(probe.getsockname()[0])
     except OSError as error:
         raise CliError(f"no route leads to the cluster at {endpoint}: {error.strerror}; name --address") from error
+
+
+def main() -> None:
+    """Run this command alone."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(join)
+    try:
+        app()
+    except CliError as error:
+        sys.exit(fail(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -76,14 +76,14 @@ class Findings:
     lower_banks: int = 0
 
 
-def judge(found: Findings, hello: Hello, *, rack: str, one_disk_ok: bool = False) -> list[Problem]:
+def judge(found: Findings, hello: Hello, *, rack: str, trial: bool = False) -> list[Problem]:
     """Return everything that stands in the way; an empty list says that the host can join."""
     return [
         *_machine(found, hello),
         *_processor(found, hello),
         *_clock(found),
         *_network(found, hello),
-        *_storage(found, one_disk_ok=one_disk_ok),
+        *_storage(found, trial=trial),
         *_versions(found, hello),
         *_place(hello, rack),
     ]
@@ -173,13 +173,13 @@ def _network(found: Findings, hello: Hello) -> Iterator[Problem]:
         )
 
 
-def _storage(found: Findings, *, one_disk_ok: bool) -> Iterator[Problem]:
+def _storage(found: Findings, *, trial: bool) -> Iterator[Problem]:
     seen: dict[int, str] = {}
     for disk in found.disks:
         if disk.problem:
             yield Problem(f"{disk.path}: {disk.problem}", "mount the disk there, or name another folder with --disk")
             continue
-        if disk.kind in _MEMORY_ONLY:
+        if disk.kind in _MEMORY_ONLY and not trial:
             yield Problem(f"{disk.path} is on {disk.kind}, which is gone after a restart", "use a disk")
         if disk.foreign:
             yield Problem(f"{disk.path} is not empty: it has {disk.foreign}", "empty it, or name another folder")
@@ -188,7 +188,7 @@ def _storage(found: Findings, *, one_disk_ok: bool) -> Iterator[Problem]:
                 f"{disk.path} has {disk.free_bytes / (1 << 30):.1f} GiB free, {DISK_BYTES_MIN >> 30} are needed",
                 "use a larger disk",
             )
-        if disk.device in seen and not one_disk_ok:
+        if disk.device in seen and not trial:
             yield Problem(
                 f"{disk.path} and {seen[disk.device]} are on one file system: both would be lost with one disk",
                 "give each --disk a disk of its own",
@@ -201,8 +201,9 @@ def _versions(found: Findings, hello: Hello) -> Iterator[Problem]:
         here, there = found.versions.get(program, ""), hello.versions.get(program, "")
         if not here:
             yield Problem(f"{program} is not here, or does not say its version", "install the cluster's packages")
-        elif program == "yuntai" and there and _release(here) != _release(there):
-            yield Problem(f"yuntai is {here} here, the cluster has {there}", "install the cluster's version")
+        elif program == "yuntai":
+            if there and _release(here) != _release(there):
+                yield Problem(f"yuntai is {here} here, the cluster has {there}", "install the cluster's version")
         elif there and _key(here) < _key(there):
             yield Problem(
                 f"{program} is {here} here, but no host of the cluster is older than {there}", "bring it up to date"

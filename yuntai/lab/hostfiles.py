@@ -40,6 +40,8 @@ def host_files(spec: HostSpec, host_uuid: str) -> dict[str, tuple[str, int]]:
         "/etc/libvirt/libvirtd.conf": (libvirtd_config(spec, host_uuid), 0o644),
         "/etc/libvirt/qemu.conf": (qemu_config(spec), 0o644),
     }
+    if spec.bare:
+        del files[CONFIG]  # joining brings it
     for service in chosen:
         for hook, script in (("prepare", service.prepare), ("after", service.after)):
             if script:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from yuntai.lab.spec import CENTRAL, COMPUTE, CONTROL, ENGINES, OVN_NB_PORT, OVN_SB_PORT, STORAGE, HostSpec, host_name
 
@@ -49,6 +49,9 @@ def services(spec: HostSpec) -> list[Service]:
         made += _control(spec)
     if COMPUTE in spec.roles:
         made += _compute(spec)
+    if spec.bare:
+        engines = {service.name for service in made if service.package != "yuntai"}
+        made = [one if one.name in engines else replace(one, needs=(f"file:{CONFIG}", *one.needs)) for one in made]
     return made
 
 

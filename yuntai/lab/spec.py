@@ -73,6 +73,9 @@ class HostSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     name: str = "h1"
     number: int = 1
     roles: tuple[str, ...] = ALL_ROLES
+    bare: bool = False  # it has engines, and no configuration or secrets before it joins like a real server
+    cpu_lacks: tuple[str, ...] = ()  # features that its QEMU is told to do without, to try unequal hosts
+    mce_banks: int = 0  # what it is to report, to try the same; 0 = what is found
 
     @property
     def netns(self) -> str:
@@ -133,6 +136,7 @@ class HostSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             ovn_nb=self.ovn(OVN_NB_PORT),
             ovn_sb=self.ovn(OVN_SB_PORT),
             chunkservers=self.chunkservers(),
+            mce_banks=self.mce_banks,
         )
 
 

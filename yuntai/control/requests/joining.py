@@ -33,6 +33,7 @@ TOKEN_MINUTES, TOKEN_MINUTES_MAX = 60, 24 * 60
 SECRETS = ("cluster", "token")
 DISKS_MAX = 64
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
+_TOKEN = re.compile(r"ht-[0-9a-f]{16}")
 _RACK = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 # Joining belongs to the cluster, not to a tenant.
 _CLUSTER = Caller(account="cluster", request_id="join")
@@ -71,10 +72,15 @@ async def create_token(
     return token, secret
 
 
+async def need_token(store: Store, token_id: str, secret: bytes) -> HostToken:
+    """Return the token; refuse one that is not known, not proved or expired."""
+    known = await store.get(HostToken, token_id) if _TOKEN.fullmatch(token_id) else None
+    return _valid(known.value if known is not None else None, secret)
+
+
 async def hello(store: Store, config: Config, token_id: str, secret: bytes) -> Hello:
     """Tell whoever has a token what its host is to be measured by."""
-    token = await store.get(HostToken, token_id)
-    valid = _valid(token.value if token is not None else None, secret)
+    valid = await need_token(store, token_id, secret)
     hosts = [one.value for one in await store.list(Host)]
     servers = [one.value for one in await store.list(ChunkServer)]
     pool = await store.get(HostPool, valid.pool)
@@ -106,7 +112,7 @@ async def join(store: Store, config: Config, token_id: str, secret: bytes, asked
 
     async def body(unit: Unit) -> list[int]:
         await unit.guard(DOMAIN)
-        token = _valid(await unit.get(HostToken, token_id), secret)
+        token = _valid(await unit.get(HostToken, token_id) if _TOKEN.fullmatch(token_id) else None, secret)
         if token.used and (token.used_by, token.host) != (asked.machine, asked.host):
             raise _refused("Token", f"the token was used already, for the host {token.host}; make another one")
         again = bool(token.used)
