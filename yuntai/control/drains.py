@@ -137,9 +137,10 @@ class Drains:
         unit = Unit(self._store, self._fences)
         if await unit.get(Instance, instance.id) == instance:
             unit.put(msgspec.structs.replace(instance, host=placement.host, placed_why=placement.why))
-            port = await unit.get(Port, instance.port)
-            if port is not None and port.host:
-                unit.put(msgspec.structs.replace(port, host=placement.host))
+            for port_id in (instance.port, *instance.ports):
+                port = await unit.get(Port, port_id)
+                if port is not None and port.host:
+                    unit.put(msgspec.structs.replace(port, host=placement.host))
             if await unit.commit():
                 _log.info("stopped instance has another host", instance=instance.id, host=placement.host)
                 return ""
