@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -133,6 +134,61 @@ async def test_an_export_that_is_killed_leaves_nothing_behind(cluster: PanguClus
     await eventually(none, 40, "the clone is deleted")
     print(f"a killed export's clone was deleted {time.monotonic() - began:.0f} s later")
     await client.delete_volume(disk.id)
+
+
+IMPORT = """
+import asyncio, sys, time
+from pathlib import Path
+from yuntai.config import load
+from yuntai.image import library
+from yuntai.pangu.client import PanguClient
+from yuntai.state.memory import MemoryStore
+
+library.KEEP_S, library.KEEP_EVERY_S = 4, 1.0
+
+def slowly(done, whole):
+    if done > 20 << 20:
+        time.sleep(60)
+
+async def main():
+    file, url = sys.argv[1:]
+    async with PanguClient([url], load().secret("cluster")) as client:
+        await library.import_image(MemoryStore(), client, Path(file), "x", host="h1", progress=slowly)
+
+asyncio.run(main())
+"""
+
+
+async def test_an_import_that_is_killed_leaves_nothing_behind(cluster: PanguCluster) -> None:
+    client = cluster.client
+    before = {one["id"] for one in await client.volumes()}
+
+    async def made() -> list[dict[str, Any]]:
+        return [one for one in await client.volumes() if one["id"] not in before and one["state"] != "deleting"]
+
+    file = cluster.folder / "disk.raw"
+    file.write_bytes(os.urandom(16 * MIB))
+    leader = cluster.config if await cluster.leading() == "h1" else cluster.standby
+    work = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", IMPORT, str(file), f"http://127.0.0.1:{leader.master_port}"),
+        env={**os.environ, "PYTHONPATH": str(ROOT), "YUNTAI_CONFIG": str(cluster.folder / "h1.json")},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert work.stdout is not None
+
+    async def attached() -> bool:
+        return [one["state"] for one in await made()] == ["attached"]
+
+    await eventually(attached, 60, "the import writes")
+    work.kill()
+    await work.wait()
+    began = time.monotonic()
+
+    async def none() -> bool:
+        return not await made()
+
+    await eventually(none, 60, "its volume is deleted")
+    print(f"a killed import's volume was deleted {time.monotonic() - began:.0f} s later")
 
 
 def flip(folder: Path, pattern: bytes, blocks: tuple[int, ...]) -> None:

@@ -13,6 +13,7 @@ from yuntai.api.operator_rows import chosen, paged_rows
 from yuntai.api.registry import PAGES, YUNTAI, Call, action
 from yuntai.control.requests import instances
 from yuntai.model.cluster import ChunkServer, Host, Job, Volume
+from yuntai.pangu.auxiliary import KEEP_S
 
 GIB = 1 << 30
 _SERVER = (
@@ -97,10 +98,16 @@ def _size_bytes(call: Call) -> int:
     return size
 
 
-@action(YUNTAI, "CreateVolume", "SizeGib:i SizeBytes:i ClientToken", "VolumeId", operator=True)
+@action(YUNTAI, "CreateVolume", "SizeGib:i SizeBytes:i ClientToken Auxiliary:b", "VolumeId", operator=True)
 async def create_volume(call: Call) -> dict[str, Any]:
-    """Create an empty volume that is no tenant's disk."""
-    made = await call.context.volumes.create_volume(_size_bytes(call), client_token=call.text("ClientToken"))
+    """Create an empty volume that is no tenant's disk.
+
+    An auxiliary one is deleted when nobody says KeepVolume for some minutes, until it is registered as disk or image.
+    """
+    keep_s = KEEP_S if call.args.get("Auxiliary", False) else 0
+    made = await call.context.volumes.create_volume(
+        _size_bytes(call), client_token=call.text("ClientToken"), keep_s=keep_s
+    )
     return {"VolumeId": made.id}
 
 

@@ -15,6 +15,7 @@ async def register_image(call: Call) -> dict[str, Any]:
     """Freeze a volume as it is now and make a public image of it."""
     volume_id = call.text("VolumeId")
     node = await call.context.volumes.snapshot(volume_id, f"image-{volume_id}")
+    await call.context.volumes.keep(volume_id, 0)
     image_id = await images.register_image(
         call.context.writes,
         call.caller,

@@ -65,7 +65,7 @@ async def open_snapshot(call: Call) -> dict[str, Any]:
 
 @action(YUNTAI, "KeepVolume", "VolumeId!", operator=True)
 async def keep_volume(call: Call) -> dict[str, Any]:
-    """Say that the clone of OpenSnapshot is still being read."""
+    """Say that the clone of OpenSnapshot, or an auxiliary volume, is still needed."""
     await call.context.volumes.keep(call.text("VolumeId"), KEEP_S)
     return {}
 
@@ -93,6 +93,7 @@ async def register_disk(call: Call) -> dict[str, Any]:
     found = await call.context.reads.get(Volume, call.text("VolumeId"))
     if found is None:
         raise errors.not_found("volume", call.text("VolumeId"), "InvalidVolumeId.NotFound")
+    await call.context.volumes.keep(found.value.id, 0)
     disk_id = await adopted.register_disk(
         call.context.writes,
         call.caller,

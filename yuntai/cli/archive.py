@@ -19,9 +19,9 @@ from yuntai.archive.nbd import NbdClient
 from yuntai.archive.repository import Repository
 from yuntai.archive.restore import find
 from yuntai.cli.client import Api, ApiRefusedError, CliError
+from yuntai.cli.keeping import kept
 from yuntai.cli.local import local_path
 from yuntai.cli.output import Format, Output, err, gib, made, rows
-from yuntai.pangu.auxiliary import KEEP_EVERY_S
 
 app = typer.Typer(no_args_is_help=True, help="snapshots in an object store or a folder")
 
@@ -104,22 +104,9 @@ async def _export(
             raise
         return parse_changes(answer["Changes"])
 
-    keeping = asyncio.create_task(_keep(api, opened["CloneId"]))
-    try:
+    with kept(api, opened["CloneId"]):
         async with await NbdClient.connect(local_path(host, opened["Socket"]), opened["Export"]) as nbd:
             return await archive.export(repository, Frozen(nbd, ask), about, again=again, progress=progress)
-    finally:
-        keeping.cancel()
-
-
-async def _keep(api: Api, volume_id: str) -> None:
-    """Say now and then that the clone is still being read: one that nobody asks for is deleted."""
-    while True:
-        await asyncio.sleep(KEEP_EVERY_S)
-        try:
-            await asyncio.to_thread(lambda: api.operator("KeepVolume", VolumeId=volume_id))
-        except CliError as error:
-            err.print(f"could not ask to keep volume {volume_id}: {error}")
 
 
 def import_(
@@ -137,20 +124,21 @@ def import_(
     api, repository = Api(), Repository.open(url)
     manifest = _run(find(repository, snapshot))
     size_gib = -(-manifest.size_bytes // GIB)
-    volume_id = str(api.operator("CreateVolume", SizeBytes=size_gib * GIB)["VolumeId"])
+    volume_id = str(api.operator("CreateVolume", SizeBytes=size_gib * GIB, Auxiliary=True)["VolumeId"])
     try:
-        opened = api.operator("AttachVolume", VolumeId=volume_id, HostId=host)
-        with _progress("import") as progress:
-            socket = local_path(host, opened["Socket"])
-            damages = _run(_restore(repository, manifest, socket, volume_id, skip_damaged, progress))
-        api.operator("DetachVolume", VolumeId=volume_id, HostId=host)
-        if image:
-            answer = api.operator("RegisterImage", VolumeId=volume_id, ImageName=image, SizeGib=size_gib)
-        else:
-            description = f"snapshot {manifest.snapshot} of {manifest.disk or manifest.volume}, {manifest.taken}"
-            answer = api.operator(
-                "RegisterDisk", VolumeId=volume_id, DiskName=name or manifest.name, Description=description
-            )
+        with kept(api, volume_id):
+            opened = api.operator("AttachVolume", VolumeId=volume_id, HostId=host)
+            with _progress("import") as progress:
+                socket = local_path(host, opened["Socket"])
+                damages = _run(_restore(repository, manifest, socket, volume_id, skip_damaged, progress))
+            api.operator("DetachVolume", VolumeId=volume_id, HostId=host)
+            if image:
+                answer = api.operator("RegisterImage", VolumeId=volume_id, ImageName=image, SizeGib=size_gib)
+            else:
+                description = f"snapshot {manifest.snapshot} of {manifest.disk or manifest.volume}, {manifest.taken}"
+                answer = api.operator(
+                    "RegisterDisk", VolumeId=volume_id, DiskName=name or manifest.name, Description=description
+                )
     except BaseException:
         _discard(api, volume_id, host)
         raise

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 import yuntai.image as files
 from yuntai.cli.client import ECS, Api, CliError
+from yuntai.cli.keeping import kept
 from yuntai.cli.local import local_path
 from yuntai.cli.output import Format, Output, err, made, one, rows
 
@@ -102,17 +103,20 @@ def _import(api: Api, progress: Progress, file: Path, name: str, os_name: str, h
     reading = progress.add_task("checksum", total=image.file_bytes)
     checksum = files.checksum(file, lambda done, whole: progress.update(reading, completed=done, total=whole))
     size_gib = -(-image.size_bytes // GIB)
-    volume_id = str(api.operator("CreateVolume", SizeBytes=size_gib * GIB)["VolumeId"])
+    volume_id = str(api.operator("CreateVolume", SizeBytes=size_gib * GIB, Auxiliary=True)["VolumeId"])
     try:
-        opened = api.operator("AttachVolume", VolumeId=volume_id, HostId=host)
-        writing = progress.add_task("import", total=image.size_bytes)
-        socket = local_path(host, opened["Socket"])
-        files.write(
-            file, image, socket, volume_id, lambda done, whole: progress.update(writing, completed=done, total=whole)
-        )
-        answer = api.operator(
-            "RegisterImage", VolumeId=volume_id, ImageName=name, OsName=os_name, Checksum=checksum, SizeGib=size_gib
-        )
+        with kept(api, volume_id):
+            opened = api.operator("AttachVolume", VolumeId=volume_id, HostId=host)
+            writing = progress.add_task("import", total=image.size_bytes)
+            socket = local_path(host, opened["Socket"])
+
+            def written(done: int, whole: int) -> None:
+                progress.update(writing, completed=done, total=whole)
+
+            files.write(file, image, socket, volume_id, written)
+            answer = api.operator(
+                "RegisterImage", VolumeId=volume_id, ImageName=name, OsName=os_name, Checksum=checksum, SizeGib=size_gib
+            )
     except BaseException:
         _give_up(api, volume_id, host)
         raise

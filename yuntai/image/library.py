@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from msgspec.structs import replace
@@ -21,7 +22,7 @@ from yuntai.pangu.errors import NotFound, PanguError
 from yuntai.state import StateError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from yuntai.pangu.client import PanguClient
@@ -55,6 +56,7 @@ async def import_image(
     open. The volume is as large as the image, in whole GiB. ``progress`` counts the bytes of the checksum and then
     those of the copy, ``whole`` being both. Raise :class:`ImageError` for the file's faults, ``PanguError`` and
     ``StateError`` for the cluster's; then the record says ``CreateFailed`` and the volume is deleted.
+    When this process is killed the block store deletes the volume, some minutes later.
     """
     descriptor = await asyncio.to_thread(os.open, path, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -77,20 +79,22 @@ async def import_image(
         whole = file.file_bytes + file.size_bytes
         try:
             checksum = await _in_thread(lambda stop: files.checksum(descriptor, _counting(progress, 0, whole, stop)))
-            await pangu.create_volume(size_gib * GIB, volume_id=image.volume)
-            attached = await pangu.attach(image.volume, host)
-            counting = file.file_bytes
-            await _in_thread(
-                lambda stop: files.write(
-                    descriptor,
-                    file,
-                    locate(attached.socket),
-                    image.volume,
-                    _counting(progress, counting, whole, stop),
+            await pangu.create_volume(size_gib * GIB, volume_id=image.volume, keep_s=KEEP_S)
+            async with _kept(pangu, image.volume):
+                attached = await pangu.attach(image.volume, host)
+                counting = file.file_bytes
+                await _in_thread(
+                    lambda stop: files.write(
+                        descriptor,
+                        file,
+                        locate(attached.socket),
+                        image.volume,
+                        _counting(progress, counting, whole, stop),
+                    )
                 )
-            )
-            await pangu.detach(image.volume, host)
-            node = await pangu.snapshot(image.volume, image.id)
+                await pangu.detach(image.volume, host)
+                node = await pangu.snapshot(image.volume, image.id)
+                await pangu.keep(image.volume, 0)
             return await store.update(
                 Image,
                 image.id,
@@ -122,17 +126,26 @@ async def export_image(
     clone = await pangu.create_volume(
         (await pangu.volume(volume)).size_bytes, source=VolumeSource(volume=volume, node=node), keep_s=KEEP_S
     )
-    keeping = asyncio.create_task(_keep(pangu, clone.id))
     try:
-        attached = await pangu.attach(clone.id, host, read_only=True)
-        await _in_thread(
-            lambda stop: files.export(
-                locate(attached.socket), clone.id, path, _counting(progress, 0, 100, stop), compress=compress
+        async with _kept(pangu, clone.id):
+            attached = await pangu.attach(clone.id, host, read_only=True)
+            await _in_thread(
+                lambda stop: files.export(
+                    locate(attached.socket), clone.id, path, _counting(progress, 0, 100, stop), compress=compress
+                )
             )
-        )
+    finally:
+        await asyncio.shield(_discard(pangu, clone.id, host))
+
+
+@asynccontextmanager
+async def _kept(pangu: PanguClient, volume: str) -> AsyncIterator[None]:
+    """While inside, a volume of ours is not deleted; when this process is killed there it soon is."""
+    keeping = asyncio.create_task(_keep(pangu, volume))
+    try:
+        yield
     finally:
         keeping.cancel()
-        await asyncio.shield(_discard(pangu, clone.id, host))
 
 
 async def _keep(pangu: PanguClient, volume: str) -> None:

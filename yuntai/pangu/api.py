@@ -212,7 +212,8 @@ async def _renew(session: Session, request: web.Request, _body: bytes) -> Any:
 
 
 async def _keep(session: Session, request: web.Request, body: bytes) -> Any:
-    until = ago_utc(-_body(Keep, body).keep_s)
+    keep_s = _body(Keep, body).keep_s
+    until = ago_utc(-keep_s) if keep_s > 0 else ""
     return view(await session.office.change(_id(request), lambda volume: rules.keep(volume, until)))
 
 

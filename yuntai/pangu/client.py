@@ -141,8 +141,10 @@ class PanguClient:
         )
 
     async def keep(self, volume_id: str, keep_s: int) -> None:
-        """Say that an auxiliary volume is still needed, for ``keep_s`` at least."""
-        await self.request("POST", f"/v1/volumes/{volume_id}/keep", {"keep_s": keep_s})
+        """Say that an auxiliary volume is still needed, for ``keep_s`` at least; 0 makes it one like any other."""
+        volume = convert(await self.request("POST", f"/v1/volumes/{volume_id}/keep", {"keep_s": keep_s}), Volume)
+        if keep_s == 0 and volume.kept_until:
+            raise Unavailable(f"the master is too old to keep volume {volume_id} for good; upgrade it, then try again")
 
     async def renew(self, volume_id: str) -> None:
         """Have the volume's NBD clients connect again, so that they see its present size."""

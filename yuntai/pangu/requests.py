@@ -18,7 +18,7 @@ class CreateVolume(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class Keep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``POST /v1/volumes/{id}/keep``: an auxiliary volume is still needed, for this long at least."""
+    """``POST /v1/volumes/{id}/keep``: an auxiliary volume is still needed, for this long at least; 0 = for good."""
 
     keep_s: int
 

@@ -114,10 +114,12 @@ def reopen(volume: Volume) -> Volume:
 
 
 def keep(volume: Volume, until: str) -> Volume:
-    """Return the record of an auxiliary volume that is kept until then; of another one there is nothing to say."""
+    """Return the record of an auxiliary volume that is kept until then, "" = for good; other ones are anyway."""
     if volume.state == "deleting":
         raise Conflict(f"volume {volume.id} is being deleted: nobody has asked to keep it for too long")
-    return replace(volume, kept_until=max(volume.kept_until, until)) if volume.kept_until else volume
+    if not volume.kept_until:
+        return volume
+    return replace(volume, kept_until=max(volume.kept_until, until) if until else "")
 
 
 def detach(volume: Volume, host: str, *, forced: bool) -> Volume:

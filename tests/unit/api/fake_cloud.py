@@ -107,7 +107,7 @@ class FakeVolumes:
         return volume
 
     async def keep(self, volume_id: str, keep_s: int) -> None:
-        await self._change(volume_id, kept_until=ago_utc(-keep_s))
+        await self._change(volume_id, kept_until=ago_utc(-keep_s) if keep_s else "")
 
     async def delete_volume(self, volume_id: str) -> None:
         found = await self.store.get(Volume, volume_id)

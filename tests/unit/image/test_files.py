@@ -134,6 +134,9 @@ class FakePangu:
     async def volume(self, volume_id: str) -> Volume:
         return self.volumes[volume_id]
 
+    async def keep(self, volume_id: str, keep_s: int) -> None:
+        self._note("keep", keep_s)
+
     async def attach(self, volume_id: str, host: str, *, read_only: bool = False) -> Attached:
         self._note("attach", volume_id, host, read_only)
         socket = self.nbd.serve(self.folder / volume_id, volume_id, read_only=read_only)
@@ -176,7 +179,7 @@ async def test_import_image_to_the_end(tmp_path: Path, raw: Path, nbd: Nbd, qcow
     assert (image.status, image.progress, image.node, image.size_gib) == ("Available", 100, 1, 1)
     assert image.checksum == "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
     assert (await store.need(Image, image.id)).value == image
-    assert [call[0] for call in pangu.calls] == ["create", "attach", "detach", "snapshot"]
+    assert [call[0] for call in pangu.calls] == ["create", "attach", "detach", "snapshot", "keep"]
     assert pangu.calls[0] == ("create", GIB)
     assert same(raw, tmp_path / image.volume)
     assert seen == sorted(seen)

@@ -11,7 +11,7 @@ from tests.unit.pangu.test_master import eventually
 from yuntai.model.base import ago_utc
 from yuntai.model.cluster import Volume, VolumeSource
 from yuntai.pangu import auxiliary, rules
-from yuntai.pangu.errors import Conflict, NotFound
+from yuntai.pangu.errors import Conflict, NotFound, Unavailable
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -46,6 +46,21 @@ async def test_what_nobody_keeps_is_deleted_and_its_source_is_free(
         await client.keep(left.id, 3)
     await eventually(lambda: gone(cluster, kept.id))
     await client.delete_volume(disk.id)
+
+
+async def test_what_was_made_for_good_stays(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auxiliary, "FIRST_S", 0.0)
+    monkeypatch.setattr(auxiliary, "EVERY_S", 0.1)
+    volume, other = [await cluster.client.create_volume(GIB, keep_s=2) for _ in range(2)]
+    await cluster.client.keep(volume.id, 0)
+    assert (await cluster.client.volume(volume.id)).kept_until == ""
+    await eventually(lambda: gone(cluster, other.id))
+    assert not await gone(cluster, volume.id)
+    # A master from before this goes on keeping it for a time only, and must not be believed.
+    monkeypatch.setattr(rules, "keep", lambda record, until: record)
+    again = await cluster.client.create_volume(GIB, keep_s=60)
+    with pytest.raises(Unavailable, match="too old to keep"):
+        await cluster.client.keep(again.id, 0)
 
 
 async def test_a_new_leader_gives_everybody_time_to_ask(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
