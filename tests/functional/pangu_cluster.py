@@ -21,10 +21,11 @@ import msgspec
 
 from tests.etcd_process import EtcdProcess
 from tests.ports import free_port
-from yuntai.config import ChunkServer, Config, encode
-from yuntai.pangu.client import PanguClient
+from yuntai.config import ChunkServer, Config, Tls, encode
+from yuntai.pangu.client import RETRY_FOR_S, PanguClient
 from yuntai.pangu.register import register
 from yuntai.state import EtcdStore
+from yuntai.tls import client_context, issue, make_authority
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = Path(os.environ.get("YUNTAI_PROGRAMS") or ROOT / "target" / "release")
@@ -35,10 +36,16 @@ GIB = 1 << 30
 
 
 class PanguCluster:
-    """Chunk servers (three in three racks, if not told otherwise), one gateway (host ``h1``), two masters."""
+    """Chunk servers (three in three racks, if not told otherwise), one gateway (host ``h1``), two masters.
 
-    def __init__(self, folder: Path, racks: tuple[str, ...] = ("rack-1", "rack-2", "rack-3")) -> None:
+    ``certified``: all of them with certificates, each host with its own.
+    """
+
+    def __init__(
+        self, folder: Path, racks: tuple[str, ...] = ("rack-1", "rack-2", "rack-3"), *, certified: bool = False
+    ) -> None:
         self.folder = folder
+        self.certified = certified
         # A unix socket's path ends at 107 bytes, and the folders of pytest's workers are long.
         self._run_dir = TemporaryDirectory(prefix="yuntai-", ignore_cleanup_errors=True)
         run_dir = Path(self._run_dir.name)
@@ -76,6 +83,8 @@ class PanguCluster:
             path = self.folder / "secrets" / name
             path.touch(mode=0o600)
             path.write_text(secrets.token_hex(32))
+        if self.certified:
+            self._certify()
         (self.folder / "h1.json").write_bytes(encode(self.config))
         (self.folder / "h2.json").write_bytes(encode(self.standby))
         await asyncio.to_thread(self.etcd.start)
@@ -84,9 +93,23 @@ class PanguCluster:
         self.start_gateway()
         self.start_master("h1")
         self.start_master("h2")
-        urls = [f"http://127.0.0.1:{c.master_port}" for c in (self.config, self.standby)]
-        self.client = PanguClient(urls, self.config.secret("cluster"))
+        self.client = self.talking_to(self.config, self.standby)
         await eventually(self._up, 30, "the chunk servers, a gateway and two masters are up")
+
+    def _certify(self) -> None:
+        authority = self.folder / "authority"
+        make_authority(authority)
+        made = {host: issue(authority, host) for host in ("h1", "h2")}
+        files = {host: Tls(cert=str(c), key=str(k), ca=str(authority / "ca.pem")) for host, (c, k) in made.items()}
+        self.config = msgspec.structs.replace(self.config, tls=files["h1"])
+        self.standby = msgspec.structs.replace(self.standby, tls=files["h2"])
+
+    def talking_to(self, *configs: Config, retry_for_s: float = RETRY_FOR_S) -> PanguClient:
+        """A client of these masters, with the first one's certificate if they have any."""
+        tls = configs[0].tls
+        urls = [f"{'https' if tls else 'http'}://127.0.0.1:{config.master_port}" for config in configs]
+        context = client_context(tls) if tls else None
+        return PanguClient(urls, self.config.secret("cluster"), retry_for_s=retry_for_s, context=context)
 
     async def _up(self) -> bool:
         if len(await self.roles()) != 2:
@@ -111,6 +134,7 @@ class PanguCluster:
             "token_secret_file": str(secret / "token"),
             "allow_any_address": False,
             "admitted": False,
+            **self._tls(self.config),
         }
         self._start(f"cs-{number}", CHUNKSERVER, self._settings(f"cs-{number}", settings))
 
@@ -144,8 +168,13 @@ class PanguCluster:
             "listen": f"127.0.0.1:{config.gateway_port}",
             "nbd_dir": str(nbd),
             "cluster_secret_file": str(self.folder / "secrets" / "cluster"),
+            **self._tls(config),
         }
         self._start(name, GATEWAY, self._settings(name, settings))
+
+    @staticmethod
+    def _tls(config: Config) -> dict[str, Any]:
+        return {"tls": msgspec.to_builtins(config.tls)} if config.tls else {}
 
     def _settings(self, name: str, settings: dict[str, Any]) -> Path:
         path = self.folder / f"{name}.json"
@@ -174,8 +203,7 @@ class PanguCluster:
         found = {}
         for host, config in (("h1", self.config), ("h2", self.standby)):
             if f"master-{host}" in self.processes:
-                url = f"http://127.0.0.1:{config.master_port}"
-                async with PanguClient([url], self.config.secret("cluster"), retry_for_s=0.0) as one:
+                async with self.talking_to(config, retry_for_s=0.0) as one:
                     found[host] = str((await one.health())["role"])
         return found
 
