@@ -126,21 +126,29 @@ class Storage:
         process.send_signal(how)
         return process.wait(timeout=20)
 
-    async def stop(self) -> None:
+    async def stop(self, *, gently: bool = True) -> None:
+        """End all of it; not ``gently``: at once, where nobody looks at what is left on the disks."""
         if self._events is not None:
             self._events.cancel()
             await asyncio.gather(self._events, return_exceptions=True)
             await self.channel.close()
-        # The gateway first: one that is told to stop flushes to its servers, and waits for those that are gone.
-        for name in sorted(self.processes, key=lambda name: name != "gateway"):
-            process = self.processes[name]
-            process.send_signal(signal.SIGCONT)
-            process.terminate()
-            try:
-                process.wait(timeout=10)
-            except subprocess.TimeoutExpired:
+        if not gently:
+            for process in self.processes.values():
                 process.kill()
-                process.wait(timeout=10)
+        # The gateway first: one that is told to stop flushes to its servers, and waits for those that are gone. Then
+        # the servers together: each of them may have much to write before it ends.
+        gateway = [self.processes[name] for name in self.processes if name == "gateway"]
+        servers = [self.processes[name] for name in self.processes if name != "gateway"]
+        for together in (gateway, servers):
+            for process in together:
+                process.send_signal(signal.SIGCONT)
+                process.terminate()
+            for process in together:
+                try:
+                    process.wait(timeout=10)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait(timeout=10)
 
     def log(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text()
