@@ -82,17 +82,21 @@ class Serving:
 
         await self.finish_snapshots(await self._office.change(volume.id, settled))
 
-    async def close(self, host: str, volume: str, generation: int) -> None:
-        """Have a gateway flush and let go of a volume; fine if it does not serve it."""
+    async def close(self, host: str, volume: str, generation: int) -> bool:
+        """Have a gateway flush and let go of a volume; fine if it does not serve it. Return whether all is durable.
+
+        If not, writes may still be on their way to some replicas, as with a writer that nobody has fenced.
+        """
         number = volume_number(volume)
         request = {"op": "close", "volume": number, "generation": generation}
         try:
-            await self.gateways.call(host, request, CLOSE_TIMEOUT_S)
+            closed = await self.gateways.call(host, request, CLOSE_TIMEOUT_S)
         except wire.Refused as error:
             await self.gateways.refresh(host)
             if self.gateways.generation_open(host, number) != generation:
-                return  # it was fenced while it was being closed
+                return False  # it was fenced while it was being closed
             raise Conflict(f"the gateway of {host} refuses to close {volume}: {error}") from error
+        return bool(closed.get("flushed", True))
 
     async def reconcile(self, host: str) -> None:
         """Open what should be open at a gateway and is not, close what should not be, renew old tokens."""

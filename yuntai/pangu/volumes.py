@@ -162,9 +162,8 @@ class Volumes:
             rules.detach(volume, host, forced=False)
             if volume.state != "attached":
                 return volume
-            forced = False
             try:
-                await self._serving.close(host, volume_id, volume.generation)
+                forced = not await self._serving.close(host, volume_id, volume.generation)
             except (Unavailable, NotFound):
                 if not force:
                     raise

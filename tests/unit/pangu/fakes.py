@@ -191,6 +191,7 @@ class FakeGateway(Fake):
         self.answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self.numbers = itertools.count(1)
         self.tunables: dict[str, int] = {}
+        self.flushed = True  # what it says of a volume that it closed
         self.under_way: dict[int, list[dict[str, int]]] = {}  # volume → moves, as the last list had them
         self.places: dict[int, str] = {}  # volume → ticket of the migration that is to bring it
 
@@ -290,7 +291,7 @@ class FakeGateway(Fake):
             raise wire.Refused(f"generation {current['generation']} is open here, not {request['generation']}")
         if request["op"] == "close":
             self.open.pop(volume, None)
-            return {}
+            return {"flushed": self.flushed}
         if current is None:
             raise wire.Refused("the volume is not open here")
         if request["op"] == "moves":

@@ -193,6 +193,17 @@ async def test_detach_waits_for_its_gateway_unless_forced(cluster: Cluster) -> N
     assert await cluster.client.snapshot(volume.id) == 1
 
 
+async def test_what_could_not_be_made_durable_at_a_detach_is_not_frozen(cluster: Cluster) -> None:
+    volume = await cluster.client.create_volume(GIB)
+    await cluster.client.attach(volume.id, "h1")
+    cluster.gateways["h1"].flushed = False
+    assert (await cluster.client.detach(volume.id, "h1")).state == "available"
+    with pytest.raises(Conflict, match="attach it once"):
+        await cluster.client.snapshot(volume.id)
+    await cluster.client.attach(volume.id, "h2")
+    assert await cluster.client.snapshot(volume.id) == 1
+
+
 async def test_snapshot_switches_the_gateway(cluster: Cluster) -> None:
     volume = await cluster.client.create_volume(GIB)
     assert await cluster.client.snapshot(volume.id, "before") == 1
