@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from yuntai import log
 from yuntai.compute import console, limits
 from yuntai.compute.driver import DiskSpec, GuestSpec, HypervisorError, NicSpec
-from yuntai.compute.ownership import NotReadyError, take
+from yuntai.compute.ownership import NotReadyError, report, take
 from yuntai.compute.plan import BACKOFF_MAX_S, Memory, Move, Situation, plan
 from yuntai.compute.volumes import VolumeError
 from yuntai.model.base import now_utc
@@ -355,8 +355,8 @@ class Keeper:
             _LOG.warning("observed state not written", instance=self.id, error=str(error))
 
     async def _write(self, fresh: ObservedInstance) -> None:
-        if fresh != self._written and self._tools.records.instance(self.id) is not None:
-            await self._tools.store.put(fresh)
+        known = fresh == self._written or self._tools.records.instance(self.id) is None
+        if not known and await report(self._tools.store, fresh):
             self._written = fresh
 
     async def _forget_observed(self) -> None:

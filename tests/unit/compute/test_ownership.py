@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from msgspec.structs import replace
 
 from tests.unit.compute.test_compute_agent import ID, instance
-from yuntai.compute.ownership import NotReadyError, take
+from yuntai.compute.ownership import NotReadyError, report, take
 from yuntai.compute.volumes import Export, MemoryVolumes
 from yuntai.model.cluster import Volume
-from yuntai.model.compute import Instance
+from yuntai.model.compute import Instance, ObservedInstance
 from yuntai.state import MemoryStore
 
 VOLUME = "vol-0000000000000001"
@@ -84,3 +86,29 @@ async def test_a_generation_that_the_store_itself_used_meanwhile_is_no_end() -> 
 
     store = await _store()
     assert (await take(store, Tended(store), "h1", ID, VOLUME)).generation == 2
+
+
+async def test_what_a_former_host_saw_does_not_replace_what_the_new_one_sees() -> None:
+    """The new host's agent writes it once, so the API would show the instance as Starting for ever."""
+    store = await _store()
+    seen = ObservedInstance(id=ID, host="h1", state="starting", since="")
+    assert await report(store, seen)
+    await store.update(Instance, ID, lambda old: replace(old, host="h2"))
+    assert await report(store, replace(seen, host="h2", state="running"))
+    assert not await report(store, seen)
+    assert (await store.need(ObservedInstance, ID)).value.host == "h2"
+
+
+async def test_a_state_is_written_although_its_instance_changes_meanwhile() -> None:
+    class Changing(MemoryStore):
+        changes = 3
+
+        async def txn(self, **what: Any) -> bool:
+            if self.changes:
+                self.changes -= 1
+                await super().txn(put=[instance(host="h1", name=f"n{self.changes}")])
+            return await super().txn(**what)
+
+    store = Changing((await _store()).memory)
+    assert await report(store, ObservedInstance(id=ID, host="h1", state="running", since=""))
+    assert (await store.need(ObservedInstance, ID)).value.state == "running"
