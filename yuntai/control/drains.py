@@ -15,8 +15,7 @@ import msgspec
 
 from yuntai import log
 from yuntai.control import scheduler
-from yuntai.control.jobs.plans import PLANS
-from yuntai.control.requests.base import new_job
+from yuntai.control.requests.migrations import begin_migration
 from yuntai.control.requests.types import Caller
 from yuntai.control.unit import Unit
 from yuntai.model.cluster import Host, Job
@@ -33,7 +32,6 @@ PERIOD_S = 2.0
 MOVES_MAX = 4
 """Migrations that one host does at a time: each sends the memory of a guest over the same link."""
 AGAIN_FIRST_S, AGAIN_MAX_S = 15.0, 600.0
-MIGRATE = "migrate_instance"
 
 _log = log.get("drains")
 
@@ -57,21 +55,22 @@ class Drains:
         fences: Sequence[Any] = (),
         *,
         clock: Callable[[], float] = time.monotonic,
-        migrates: bool | None = None,
     ) -> None:
         self._store = store
         self._placer = placer
         self._fences = tuple(fences)
         self._clock = clock
-        self._migrates = MIGRATE in PLANS if migrates is None else migrates
         self._tries: dict[str, _Try] = {}
 
     async def run(self) -> None:
         """Look at every host that is being emptied, again and again, until cancelled."""
         while True:
             hosts = (await self._placer.fleet()).hosts
-            for host_id in sorted(host.id for host in hosts.values() if host.maintenance == "draining"):
+            draining = sorted(host.id for host in hosts.values() if host.maintenance == "draining")
+            for host_id in draining:
                 await self.look(host_id)
+            if not draining:
+                self._tries.clear()
             await asyncio.sleep(PERIOD_S)
 
     async def look(self, host_id: str) -> None:
@@ -107,22 +106,17 @@ class Drains:
 
     async def _migrate(self, instance: Instance, moving: int) -> tuple[str, int]:
         """Begin a migration, if it is time for one; return what it waits for, and 1 if it began."""
-        if not self._migrates:
-            return "it runs, and this control plane cannot migrate; stop it", 0
         last = self._tries.get(instance.id)
         if last is not None and self._clock() < last.again_at_s:
             job = await self._store.get(Job, last.job)
             return f"its migration failed and is tried again: {job.value.error if job else 'no reason is known'}", 0
         if moving >= MOVES_MAX:
             return f"{MOVES_MAX} others are migrated first", 0
-        made = new_job(
-            Caller(account=instance.account, request_id="drain"), MIGRATE, instance.id, to="", reason="drain"
-        )
         unit = Unit(self._store, self._fences)
         if await unit.get(Instance, instance.id) != instance:
             return "it is changing", 0
-        unit.put(msgspec.structs.replace(instance, job=made.id))
-        unit.add(made)
+        caller = Caller(account=instance.account, request_id="drain")
+        made = begin_migration(unit, caller, instance, reason="drain")
         if not await unit.commit():
             return "it is changing", 0
         delay_s = AGAIN_FIRST_S if last is None else min(AGAIN_MAX_S, 2 * last.delay_s)

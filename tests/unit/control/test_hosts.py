@@ -68,12 +68,12 @@ class Placing:
 
 
 class World:
-    def __init__(self, *records: Record, migrates: bool = True) -> None:
+    def __init__(self, *records: Record) -> None:
         self.store = MemoryStore()
         self.now_s = 1000.0
         self.records = records
         self.drains = Drains(
-            self.store, Placing(self.store), clock=lambda: self.now_s, migrates=migrates  # type: ignore[arg-type]
+            self.store, Placing(self.store), clock=lambda: self.now_s  # type: ignore[arg-type]
         )  # fmt: skip
 
     async def begin(self) -> World:
@@ -103,7 +103,7 @@ async def test_what_runs_is_migrated_and_what_is_stopped_gets_another_host() -> 
         instance("i-3", on="h2"),
     ).begin()
     (job,) = await world.jobs()
-    assert (job.action, job.resource, job.arguments) == ("migrate_instance", "i-1", {"to": "", "reason": "drain"})
+    assert (job.action, job.resource, job.arguments["reason"]) == ("migrate_instance", "i-1", "drain")
     assert (await world.instance("i-1")).job == job.id
     assert (await world.instance("i-2")).host == "h2"
     assert (await world.store.need(Port, "p-i-2")).value.host == "h2"
@@ -145,16 +145,13 @@ async def test_who_cannot_go_says_why() -> None:
         instance("i-2", job="job-9"),
         instance("i-3", on="h2", migrating_to="h1"),
         instance("i-4", migrating_to="h2"),
-        instance("i-5"),
         instance("i-6", status="Starting"),
-        migrates=False,
     ).begin()
     waiting = (await world.host()).waiting
     assert "h2 rejected: it is drained" in waiting["i-1"]
     assert waiting["i-2"] == "an operation on it is to end first (job-9)"
     assert waiting["i-3"] == "it is being migrated here, and is moved on afterwards"
     assert waiting["i-4"] == "it is being migrated to h2"
-    assert waiting["i-5"] == "it runs, and this control plane cannot migrate; stop it"
     assert waiting["i-6"] == "it is Starting"
     assert (await world.host()).maintenance == "draining"
 
