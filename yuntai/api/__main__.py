@@ -60,23 +60,24 @@ FOLLOWED: tuple[type[Record], ...] = (
     VSwitch,
 )
 """The types whose records this process keeps in memory."""
-START_RETRY_S = 2.0
 LOOPBACK = "127.0.0.1"
 
 _log = log.get("api")
 
 
 async def fill(store: Store) -> CachedStore:
-    """Return the caches, filled. etcd that is not there yet is waited for: the two start together."""
+    """Return the caches, filled. etcd that is not there yet is waited for, and a large cloud takes a while to read."""
+    cached = CachedStore(store, FOLLOWED)
+    standing.keep_fleet(cached)
     while True:
-        cached = CachedStore(store, FOLLOWED)
-        standing.keep_fleet(cached)
         try:
             await cached.start()
         except TimeoutError:
+            missing = sorted(kind.KIND for kind, cache in cached.caches.items() if not cache.ready.is_set())
+            _log.warning("not everything is read from etcd yet, waiting", missing=missing)
+        except BaseException:
             await cached.stop()
-            _log.warning("etcd does not answer yet, waiting")
-            await asyncio.sleep(START_RETRY_S)
+            raise
         else:
             return cached
 

@@ -163,8 +163,9 @@ class CachedStore(Store):
         return self._memory if unchanged else self
 
     async def start(self, timeout_s: float = 30.0) -> None:
-        """Begin to follow, and return when every cache is filled; raise :class:`TimeoutError`."""
-        self._tasks = [asyncio.create_task(cache.follow()) for cache in self.caches.values()]
+        """Begin to follow, and return when every cache is filled; raise :class:`TimeoutError`: call it again then."""
+        if not self._tasks:
+            self._tasks = [asyncio.create_task(cache.follow()) for cache in self.caches.values()]
         async with asyncio.timeout(timeout_s):
             for cache in self.caches.values():
                 await cache.ready.wait()
