@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from yuntai.model.joinwire import version_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -204,7 +205,7 @@ def _versions(found: Findings, hello: Hello) -> Iterator[Problem]:
         elif program == "yuntai":
             if there and _release(here) != _release(there):
                 yield Problem(f"yuntai is {here} here, the cluster has {there}", "install the cluster's version")
-        elif there and _key(here) < _key(there):
+        elif there and version_key(here) < version_key(there):
             yield Problem(
                 f"{program} is {here} here, but no host of the cluster is older than {there}", "bring it up to date"
             )
@@ -215,10 +216,6 @@ def _place(hello: Hello, rack: str) -> Iterator[Problem]:
         yield Problem("which rack it is in is not known", "name it with --rack; copies of data are kept apart by it")
 
 
-def _key(version: str) -> tuple[int, ...]:
-    return tuple(int(digits) for digits in re.findall(r"\d+", version)[:4])
-
-
 def _release(version: str) -> tuple[int, ...]:
     """Return what must be the same: a host is brought up to date after it has joined, not while it does."""
-    return _key(version)[:2]
+    return version_key(version)[:2]

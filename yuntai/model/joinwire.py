@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import re
 
 import msgspec
 
@@ -128,3 +129,8 @@ def read_token(text: str) -> Token:
 def secret_hash(secret: bytes) -> str:
     """Return what is stored of a token's secret; it has 256 random bits, so that no slow hash is needed."""
     return hashlib.sha256(b"yuntai host token\0" + secret).hexdigest()
+
+
+def version_key(version: str) -> tuple[int, ...]:
+    """Return what versions are ordered by: their numbers."""
+    return tuple(int(digits) for digits in re.findall(r"\d+", version)[:4])

@@ -23,7 +23,7 @@ from yuntai.control.requests.types import Caller
 from yuntai.model.base import now_utc
 from yuntai.model.cluster import ChunkServer, Host, HostPool
 from yuntai.model.joining import HostToken, RemovedHost
-from yuntai.model.joinwire import Hello, Joined, Joining, Peer, PoolNeeds, secret_hash
+from yuntai.model.joinwire import Hello, Joined, Joining, Peer, PoolNeeds, secret_hash, version_key
 
 if TYPE_CHECKING:
     from yuntai.control.unit import Unit
@@ -142,11 +142,6 @@ def oldest(versions: list[dict[str, str]]) -> dict[str, str]:
             if name not in found or version_key(version) < version_key(found[name]):
                 found[name] = version
     return found
-
-
-def version_key(version: str) -> tuple[int, ...]:
-    """Return what versions are ordered by: their numbers."""
-    return tuple(int(digits) for digits in re.findall(r"\d+", version)[:4])
 
 
 def _needs(pool_id: str, pool: HostPool | None) -> PoolNeeds:
