@@ -103,6 +103,7 @@ class Keeper:
         self._held: set[str] | None = None
         self._last: Instance | None = None
         self._failures = 0
+        self._mine = False  # whether the instance was this host's at the last look
         self._shown: dict[str, tuple[str, int]] = {}  # disk → volume and size that the guest is known to see
         self._cleaned = False
         self.finished = False
@@ -175,6 +176,9 @@ class Keeper:
     def _situation(self, instance: Instance | None, guest: Guest | None) -> Situation:
         if instance is not None:
             self._last = instance
+        if self._mine != (instance is not None):
+            # It came back, or it left: what failed before says nothing of how soon to try now.
+            self._mine, self._failures = instance is not None, 0
         if self._held is None:
             # After a restart of the agent: whatever may be attached counts as attached; releasing twice does no harm.
             known = self._observed.attached if self._observed else ()

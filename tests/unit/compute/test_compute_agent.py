@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from yuntai.compute import agent as agent_module
 from yuntai.compute.agent import Agent
-from yuntai.compute.keeper import guest_uuid, target_of
+from yuntai.compute.keeper import Keeper, guest_uuid, target_of
 from yuntai.compute.memory import MemoryHypervisor
 from yuntai.compute.volumes import MemoryVolumes
 from yuntai.config import ChunkServer as ConfiguredServer
@@ -352,3 +352,16 @@ async def _seen(world: World) -> bool:
 )
 def test_device_names(device: str, position: int, taken: set[str], target: str) -> None:
     assert target_of(disk(2, device=device), position, taken) == target
+
+
+async def test_an_instance_that_comes_back_is_not_kept_waiting_by_what_failed_before(world: World) -> None:
+    """Its host was failed over and could not let go; now the instance is to run here again."""
+    await world.records(instance())
+    async with world.agent() as agent:
+        keeper = Keeper(ID, agent._tools, None)
+        keeper._situation(None, None)
+        keeper._failures = 7
+        keeper._situation(None, None)
+        assert keeper._failures == 7
+        keeper._situation(instance(), None)
+        assert keeper._failures == 0
