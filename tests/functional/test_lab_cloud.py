@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
 
 from tests.functional.cloud import Cloud, running_cloud
-from yuntai.cli.client import ApiRefusedError, UnreachableError
+from tests.functional.lab_site import leftovers
+from yuntai.cli.client import ECS, ApiRefusedError, UnreachableError
+from yuntai.lab import cloud as lab
 
 pytestmark = [pytest.mark.functional, pytest.mark.timeout(900)]
 
@@ -70,3 +75,121 @@ def test_any_member_may_fail_and_come_back(cloud: Cloud, fault: str, host: str) 
         cloud.repair()
         print(f"repaired {time.monotonic() - began_s:.1f} s after it")
     remove_vpc(cloud, vpc)
+
+
+@pytest.fixture(scope="module")
+def guest(cloud: Cloud) -> str:
+    """Return an instance whose guest notes its uptime on its disk, several times a second."""
+    instance = cloud.run_instance("ticks")
+    loop = "while :; do cut -d' ' -f1 /proc/uptime >> /root/ticks; sync; sleep 0.3; done"
+    cloud.ssh(instance, f"echo kept > /root/kept; sync; ({loop}) > /dev/null 2>&1 < /dev/null &")
+    return instance
+
+
+def longest_gap_s(cloud: Cloud, guest: str) -> float:
+    """Return the longest time between two of the guest's notes, the last 100 of them, and forget all."""
+    ticks = [float(line) for line in cloud.ssh(guest, "tail -n 100 /root/ticks; : > /root/ticks").split()]
+    assert len(ticks) > 1
+    return max(later - earlier for earlier, later in pairwise(ticks))
+
+
+def boot_of(cloud: Cloud, guest: str) -> str:
+    """Return what is another with each boot of the guest."""
+    return cloud.ssh(guest, "cat /proc/sys/kernel/random/boot_id")
+
+
+def new_disk(cloud: Cloud, token: str) -> str:
+    """Create a disk with a client token, asking until that is answered; return its id."""
+
+    def created() -> str | None:
+        try:
+            answer = cloud.api.ecs("CreateDisk", ZoneId=cloud.cluster.zone, Size=20, ClientToken=token)
+            return str(answer["DiskId"])
+        except (UnreachableError, ApiRefusedError) as error:
+            print(f"no disk yet: {error}")
+            return None
+
+    return cloud.until(created, f"the disk {token} is created")
+
+
+def disks(cloud: Cloud) -> dict[str, str]:
+    """Return every disk with its status; none while the API does not answer."""
+    try:
+        found = list(cloud.api.every(ECS, "DescribeDisks", "Disks", "Disk"))
+    except (UnreachableError, ApiRefusedError):
+        return {}
+    return {str(one["DiskId"]): str(one["Status"]) for one in found}
+
+
+CONTROL_PROCESSES = ("etcd", "master", "control", "api", "agent", "guard", "metadata", "ovn-northd", "ovn-nb", "ovn-sb")
+LEADERLESS_S = 20.0
+"""Four leases long. The guest may lose far less: whoever paused it for want of a lease would be found out."""
+GUEST_GAP_S = 12.0
+
+
+def test_control_processes_may_be_killed_at_any_moment(cloud: Cloud, guest: str) -> None:
+    """Each is killed on all hosts at once while a request is carried out; the guest runs on, nothing is done twice."""
+    boot, before = boot_of(cloud, guest), set(disks(cloud))
+    created = set()
+    for name in CONTROL_PROCESSES:
+        created.add(new_disk(cloud, f"token-{name}"))
+        for host in cloud.hosts:
+            cloud.kill_process(host, name)
+        assert new_disk(cloud, f"token-{name}") in created, "the same token is the same disk"
+    cloud.until(lambda: {disks(cloud).get(one) for one in created} == {"Available"}, "all disks are there")
+    cloud.wait_up()
+    assert set(disks(cloud)) - before == created
+    assert len(created) == len(CONTROL_PROCESSES)
+    assert boot_of(cloud, guest) == boot
+    assert longest_gap_s(cloud, guest) < GUEST_GAP_S
+
+
+async def test_a_compaction_and_a_time_without_a_leader_are_not_noticed(cloud: Cloud, guest: str) -> None:
+    boot = await asyncio.to_thread(boot_of, cloud, guest)
+    async with cloud.store() as store:
+        for _ in range(3):
+            await asyncio.to_thread(new_disk, cloud, f"before-{await store.compact()}")
+    frozen = [cloud.signal(host, "etcd", signal.SIGSTOP) for host in ("h1", "h2")]
+    try:
+        await asyncio.sleep(LEADERLESS_S)
+    finally:
+        for process in frozen:
+            process.signal(signal.SIGCONT)
+    made = await asyncio.to_thread(new_disk, cloud, "afterwards")
+    await asyncio.to_thread(cloud.until, lambda: disks(cloud).get(made) == "Available", "the disk is there")
+    await asyncio.to_thread(cloud.wait_up)
+    assert await asyncio.to_thread(boot_of, cloud, guest) == boot
+    assert await asyncio.to_thread(longest_gap_s, cloud, guest) < GUEST_GAP_S
+
+
+def test_all_off_all_on(cloud: Cloud, guest: str) -> None:
+    """The whole lab is killed at once and started again: what ran runs, what was stopped is stopped, the disks too."""
+    cloud.cli("instance", "stop", stopped := cloud.run_instance("stopped"), "--force", "--wait", "--timeout", "240")
+    boot, before = boot_of(cloud, guest), disks(cloud)
+    cloud.crash()
+    began_s = time.monotonic()
+    cloud.start()
+    print(f"the cloud is up {time.monotonic() - began_s:.1f} s after its start")
+    assert cloud.ssh(guest, "cat /root/kept") == "kept"
+    print(f"the guest answers {time.monotonic() - began_s:.1f} s after the start")
+    assert boot_of(cloud, guest) != boot
+    shown = {
+        one["InstanceId"]: one["Status"] for one in cloud.api.every(ECS, "DescribeInstances", "Instances", "Instance")
+    }
+    assert shown == {guest: "Running", stopped: "Stopped"}
+    assert disks(cloud) == before
+    runs_on = [host for host in cloud.hosts if guest in cloud.inside(host, "virsh", "list", "--name")]
+    assert len(runs_on) == 1, "one guest, not two"
+
+
+def test_whatever_is_killed_down_leaves_nothing_but_data(cloud: Cloud) -> None:
+    cloud.close()
+    cloud.freeze("h2")
+    cloud.record("h3").keeper.signal(signal.SIGKILL)
+    cloud.inside("h1", "sh", "-c", "setsid sleep 300 > /dev/null 2>&1 &")
+    records = [cloud.record(host) for host in ("h1", "h2")]
+    for one in (records[0].init, records[1].keeper):
+        one.signal(signal.SIGKILL)
+    lab.down(cloud.root, grace_s=0)
+    cloud.until(lambda: not leftovers(cloud.cluster, cloud.root), "nothing is left", 10)
+    assert lab.down(cloud.root) == [], "a second time there is nothing to stop"
