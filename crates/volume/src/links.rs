@@ -114,6 +114,8 @@ impl Volume {
         if link.state == LinkState::Ready {
             server.lost_at = self.now;
         }
+        // Nobody is there to connect to: that is no connection that broke and comes back.
+        server.unreachable = link.state == LinkState::Connecting;
         if link.state != LinkState::Connecting || server.required {
             self.note(Some(id), None, format!("connection lost: {reason}"));
         }
@@ -124,6 +126,9 @@ impl Volume {
             flush.sent.remove(&id);
         }
         self.reads_lost(id, link);
+        if self.servers[&id].unreachable && self.is_writer() {
+            self.judge(id);
+        }
         if self.servers[&id].dialer.retry_at <= self.now {
             self.dial(id);
         }

@@ -128,7 +128,7 @@ impl Volume {
     }
 
     /// Does this server have to leave the in-sync set?
-    fn judge(&mut self, id: ServerId) {
+    pub(crate) fn judge(&mut self, id: ServerId) {
         let claiming = self.phase == Phase::Claiming;
         let server = &self.servers[&id];
         if server.dialer.ready() {
@@ -144,7 +144,7 @@ impl Volume {
         } else {
             let claiming = server.dialer.link.as_ref().is_some_and(|link| link.state.claims());
             let wait = if claiming { self.config.hung_us } else { self.config.reconnect_grace_us };
-            self.now.saturating_sub(server.lost_at) >= wait
+            server.unreachable || self.now.saturating_sub(server.lost_at) >= wait
         };
         if late {
             self.wish_degrade(id, "no connection to it");

@@ -162,6 +162,8 @@ pub(crate) struct Server {
     pub places: usize,
     /// When its connection was lost (or first wanted).
     pub lost_at: Micros,
+    /// The last attempt to connect to it failed.
+    pub unreachable: bool,
     pub degrade: Option<DegradeWish>,
     /// What it said when it was claimed; a chunk that is not listed is empty.
     pub claimed: BTreeMap<ChunkIndex, ChunkState>,
@@ -182,6 +184,7 @@ impl Server {
             required: false,
             places: 0,
             lost_at: 0,
+            unreachable: false,
             degrade: None,
             claimed: BTreeMap::new(),
             not_whole: BTreeSet::new(),

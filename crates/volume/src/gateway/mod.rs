@@ -33,7 +33,7 @@ use standby::Standby;
 /// Time between two ticks of the volumes.
 const TICK: Duration = Duration::from_millis(10);
 /// The same while nothing happens. A volume takes a much longer gap for a pause of this process.
-const IDLE_TICK: Duration = Duration::from_millis(50);
+const IDLE_TICK: Duration = Duration::from_millis(100);
 
 /// What all tasks of the process share.
 #[derive(Debug)]

@@ -18,6 +18,20 @@ fn same_everywhere(bench: &Bench) {
 }
 
 #[test]
+fn a_server_that_nobody_can_connect_to_is_degraded_at_once_and_a_broken_connection_may_come_back() {
+    let mut bench = Bench::open(&[]);
+    bench.cut(3);
+    bench.pass_ms(40);
+    assert!(bench.master.heard.is_empty(), "{:?}", bench.master.heard);
+    let mut bench = Bench::open(&[]);
+    bench.mode(3, Mode::Down);
+    let write = bench.write(0, 1, BLOCK);
+    bench.pass_ms(1);
+    assert_eq!(bench.master.heard, ["degrade 3"]);
+    assert_eq!(bench.answer(write), DONE);
+}
+
+#[test]
 pub(super) fn a_server_that_was_away_is_rebuilt_while_writes_go_on_and_taken_back() {
     let mut bench = Bench::open(&[]);
     bench.write(0, 1, BLOCK);
