@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import libvirt
 
 from yuntai import log
+from yuntai.compute import domain_xml
 from yuntai.compute.driver import HypervisorError, NoSuchGuestError
 from yuntai.compute.migrations import DOWNTIME_LAST_MS, DOWNTIME_MS, Figures
 
@@ -53,6 +54,7 @@ class LibvirtMigrations:
 
         def work() -> None:
             domain = self._connect().lookupByName(guest_id)
+            domain_xml.require_geometry(guest_id, domain.XMLDesc(0))
             parameters: dict[str, Any] = {libvirt.VIR_MIGRATE_PARAM_URI: f"tcp://{address}"}
             flags = _FLAGS
             if domain.maxMemory() >= PARALLEL_FROM_MIB * 1024:

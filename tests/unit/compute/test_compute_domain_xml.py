@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 
@@ -9,7 +10,7 @@ import pytest
 
 from yuntai.compute import domain_xml
 from yuntai.compute.cpu import CpuSpec
-from yuntai.compute.driver import DiskSpec, GuestSpec, NicSpec
+from yuntai.compute.driver import DiskSpec, GuestSpec, HypervisorError, NicSpec
 
 SPEC = GuestSpec(
     id="i-0123456789abcdef",
@@ -148,3 +149,10 @@ def test_a_foreign_domain_is_not_ours() -> None:
     ours, _, disks = domain_xml.read("<domain type='kvm'><name>x</name><devices><disk/></devices></domain>")
     assert not ours
     assert disks == {}
+
+
+def test_a_guest_whose_disks_would_be_read_too_early_does_not_move() -> None:
+    text = domain_xml.domain(SPEC)
+    domain_xml.require_geometry(SPEC.id, text)
+    with pytest.raises(HypervisorError, match=r"\(d-0+1, d-0+2\); stop and start the instance once"):
+        domain_xml.require_geometry(SPEC.id, re.sub(r"<geometry [^>]*/>", "", text))
