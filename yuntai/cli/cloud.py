@@ -94,8 +94,8 @@ def health(output: Output = Format.table) -> None:
         raise typer.Exit(1)
 
 
-def pipe(vswitch: str, address: str, port: str) -> None:
+def pipe(instance: str, vswitch: str, address: str, port: str) -> None:
     """Join standard input and output with a guest's port (for ssh's ProxyCommand)."""
     raise typer.Exit(
-        subprocess.run(ssh.pipe_command(ssh.host_of(vswitch), vswitch, address, port), check=False).returncode
+        subprocess.run(ssh.pipe_command(ssh.host_of(instance), vswitch, address, port), check=False).returncode
     )

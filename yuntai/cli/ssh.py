@@ -56,16 +56,19 @@ def pipe_command(host: str, vswitch: str, address: str, port: str) -> list[str]:
     return ["env", f"PYTHONPATH={REPOSITORY}", sys.executable, *pipe]
 
 
-def host_of(vswitch: str) -> str:
-    """Return a host of this machine that serves a vSwitch."""
+def host_of(instance_id: str) -> str:
+    """Return the host of this machine on which a guest runs.
+
+    The guest answers through its own host's end of the service namespace, so from another host it would not be heard.
+    """
     home = Home(default_home())
     for folder in sorted(home.hosts.glob("*")):
         record = running(home, folder.name)
         if record is None or faults.afflictions(home.root, folder.name):
             continue  # a host that is frozen or cut off leads nowhere
-        if Path(f"/proc/{record.init.pid}/root/run/netns/vsw-{vswitch}").exists():
+        if Path(f"/proc/{record.init.pid}/root/run/libvirt/qemu/{instance_id}.pid").exists():
             return folder.name
-    raise CliError(f"no host here serves {vswitch} now; `yuntai instance show` says where the instance is")
+    raise CliError(f"{instance_id} runs on no host of this machine now; `yuntai instance show` says where it is")
 
 
 def options() -> list[str]:
@@ -76,7 +79,7 @@ def options() -> list[str]:
 
 def command(guest: Guest, user: str, arguments: list[str]) -> list[str]:
     """Return the whole ssh command."""
-    pipe = shlex.join(pipe_command(host_of(guest.vswitch), guest.vswitch, guest.address, "22"))
+    pipe = shlex.join(pipe_command(host_of(guest.instance_id), guest.vswitch, guest.address, "22"))
     key = ["-i", str(key_path())] if key_path().exists() else []
     return ["ssh", *options(), "-o", f"ProxyCommand={pipe}", *key, f"{user}@{guest.instance_id}", *arguments]
 
@@ -96,7 +99,7 @@ def write_config(guests: list[Guest]) -> Path:
             f"Host {names}",
             "    User root",
             f"    IdentityFile {key_path()}",
-            f"    ProxyCommand {launcher} pipe {guest.vswitch} {guest.address} %p",
+            f"    ProxyCommand {launcher} pipe {guest.instance_id} {guest.vswitch} {guest.address} %p",
             *(f"    {option.replace('=', ' ')}" for option in options() if option != "-o"),
             "",
         ]
