@@ -195,7 +195,7 @@ impl Volume {
         }
         let (volume, generation, now) = (self.spec.volume, self.spec.generation, self.now);
         let wishes = |wish: &DegradeWish| wish.ask_at <= now;
-        let candidates = self.servers.values().filter(|server| server.required);
+        let candidates = self.servers.values().filter(|server| server.required && !self.in_doubt(server.id));
         let due: Vec<ServerId> =
             candidates.filter(|server| server.degrade.as_ref().is_some_and(wishes)).map(|server| server.id).collect();
         if let Some(id) = due.into_iter().find(|id| self.can_spare(*id)) {
@@ -286,8 +286,8 @@ impl Volume {
                 return self.propose();
             }
             (Raised::Moved, other) => {
-                self.note(None, None, format!("the master did not commit moves: {other:?}"));
-                self.moves_answered(&[]);
+                self.note(None, None, format!("the master has not decided on moves: {other:?}"));
+                self.moves_undecided();
                 return self.propose();
             }
             (Raised::Degrade(id), EventAnswer::Stale { stale }) => {

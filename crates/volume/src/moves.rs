@@ -71,6 +71,8 @@ pub(crate) struct Moves {
     former: BTreeMap<ChunkIndex, Vec<Vec<ServerId>>>,
     not_before: BTreeMap<ChunkIndex, Micros>,
     look_at: Micros,
+    /// What was raised and is not decided is asked again then.
+    ask_at: Micros,
 }
 
 impl Volume {
@@ -253,7 +255,14 @@ impl Volume {
     }
 
     /// The moves that the master is to hear of now.
+    ///
+    /// No question is under way now. So what was raised all the same was asked and not decided.
     pub(crate) fn due_moves(&self) -> Vec<Move> {
+        let undecided = self.moves.joins.values().filter(|join| join.stage == Stage::Raised).map(|join| join.wanted);
+        let undecided: Vec<Move> = undecided.collect();
+        if !undecided.is_empty() {
+            return if self.moves.ask_at <= self.now { undecided } else { Vec::new() };
+        }
         let well = |one: &Move| {
             let chunk = &self.chunks[one.chunk as usize];
             chunk.index_of(one.to).is_some_and(|at| chunk.whole >> at & 1 == 1)
@@ -274,6 +283,17 @@ impl Volume {
         moves.iter().for_each(|one| self.set_stage(one.chunk, Stage::Raised));
         let (volume, generation) = (self.spec.volume, self.spec.generation);
         self.raise(Raised::Moved, GatewayEvent::Moved { volume, generation, moves });
+    }
+
+    /// The master did not decide now. A former one may have committed the moves, and died before it said so; or this one
+    /// will, when the question before this one has its turn. So they stay raised, and are asked for again.
+    pub(crate) fn moves_undecided(&mut self) {
+        self.moves.ask_at = self.now + LOOK_AGAIN_US;
+    }
+
+    /// May the master's record name the server as a member that it is not known to be?
+    pub(crate) fn in_doubt(&self, id: ServerId) -> bool {
+        self.moves.joins.values().any(|join| join.stage == Stage::Raised && join.wanted.to == id)
     }
 
     /// The master answered: these are committed, the others of the question are not and will not be.

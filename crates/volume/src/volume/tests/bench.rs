@@ -25,6 +25,8 @@ pub struct Master {
     pub placed: Vec<Move>,
     /// Chunks whose moves are not committed.
     pub keeps: BTreeSet<u32>,
+    /// Moves are not decided on now.
+    pub busy: bool,
     pub boot_set: Vec<BlockRange>,
 }
 
@@ -326,6 +328,7 @@ impl Bench {
                     master.hydrated = chunks;
                     EventAnswer::Ok {}
                 }
+                GatewayEvent::Moved { .. } if master.busy => EventAnswer::Refused { reason: "ask again".to_owned() },
                 GatewayEvent::Moved { moves, .. } => {
                     let moves: Vec<Move> = moves.into_iter().filter(|one| !master.keeps.contains(&one.chunk)).collect();
                     master.placed.extend(&moves);

@@ -208,6 +208,28 @@ fn what_the_master_did_not_commit_is_no_replica_and_is_tried_again() {
     assert_eq!(bench.master.placed, [a_move(1, 3, 4), a_move(0, 3, 4)]);
 }
 
+/// The master that was asked first may have committed the move before it died, and the next one may be busy.
+#[test]
+fn what_the_master_does_not_decide_now_counts_on_and_is_asked_again() {
+    let mut bench = written();
+    bench.master.busy = true;
+    want(&mut bench, &[a_move(0, 3, 4)]);
+    bench.pass_ms(1_000);
+    assert!(bench.master.heard.iter().filter(|heard| *heard == "moved 1").count() > 1, "{:?}", bench.master.heard);
+    for doubtful in [3, 4] {
+        bench.mode(doubtful, Mode::Silent);
+        let write = bench.write(0, 50, BLOCK);
+        bench.pass_ms(100);
+        assert_eq!(bench.answer(write), None, "the record may name server {doubtful}");
+        bench.mode(doubtful, Mode::Up);
+        bench.pass_ms(3_000);
+        assert_eq!(bench.answer(write), DONE);
+    }
+    bench.master.busy = false;
+    bench.pass_ms(3_000);
+    assert!(bench.master.placed.contains(&a_move(0, 3, 4)));
+}
+
 #[test]
 fn an_open_of_the_same_generation_brings_moves_that_were_committed_unheard() {
     let mut bench = written();
