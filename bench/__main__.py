@@ -8,13 +8,13 @@ import sys
 import time
 from pathlib import Path
 
-from bench import api, create, disk, failover, idle, network
+from bench import api, create, disk, failover, idle, migration, network
 from bench.measure import CannotMeasure, Options, machine
 from yuntai.lab.layout import default_home
 
-FIGURES = {figure.NAME: figure for figure in (api, network, idle, create, disk, failover)}
-ALONE = {failover.NAME}
-"""Taken only when asked for: it makes a cloud of its own and takes minutes."""
+FIGURES = {figure.NAME: figure for figure in (api, network, idle, create, disk, failover, migration)}
+ALONE = {failover.NAME, migration.NAME}
+"""Taken only when asked for: each makes a cloud of its own and takes minutes."""
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
