@@ -1,4 +1,7 @@
-"""The leader's part for hosts that were removed: their place in the virtual network is cleared, again until it is."""
+"""The leader's part for hosts that were removed: their place in the virtual network is cleared, again until it is.
+
+A host that still runs puts its chassis back as soon as it misses it, so it counts as cleared once it was found gone.
+"""
 
 from __future__ import annotations
 
@@ -35,14 +38,16 @@ async def clear(
     southbound: str,
     fences: Sequence[Any] = (),
     *,
-    forget: Callable[[str, str], Awaitable[None]] = forget_chassis,
+    forget: Callable[[str, str], Awaitable[bool]] = forget_chassis,
 ) -> None:
     """Do it for every removed host for which it is not done yet."""
     for found in await store.list(RemovedHost):
         if found.value.forgotten_by_network:
             continue
         try:
-            await forget(southbound, found.value.id)
+            if await forget(southbound, found.value.id):
+                _log.info("removed host taken from the network", host=found.value.id)
+                continue
             await store.update(
                 RemovedHost,
                 found.value.id,

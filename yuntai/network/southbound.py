@@ -18,8 +18,11 @@ class SouthboundError(Exception):
     """No member of the database did it; the text has each one's answer."""
 
 
-async def forget_chassis(remotes: str, host: str) -> None:
-    """Delete the chassis of ``host``; one that is gone is fine. ``remotes`` is OVN's list of the database's members."""
+async def forget_chassis(remotes: str, host: str) -> bool:
+    """Delete the chassis of ``host``; return whether there was one.
+
+    ``remotes`` is OVN's list of the database's members.
+    """
     gone = [
         {"op": "delete", "table": table, "where": [["name", "==", host]]} for table in ("Chassis", "Chassis_Private")
     ]
@@ -33,7 +36,7 @@ async def forget_chassis(remotes: str, host: str) -> None:
             continue
         wrong = [one for one in answer if isinstance(one, dict) and one.get("error")]
         if not wrong:
-            return
+            return any(one.get("count") for one in answer if isinstance(one, dict))
         refused.append(f"{remote}: {wrong[0]['error']}: {wrong[0].get('details', '')}")
     raise SouthboundError(f"the chassis of {host} is not deleted: {'; '.join(refused)}")
 

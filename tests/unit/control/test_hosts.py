@@ -201,17 +201,18 @@ async def test_a_removed_host_is_forgotten_everywhere_and_the_baseline_rises() -
     assert (after.cpu_features, after.mce_banks) == (("avx", "avx2"), 10)
     asked: list[str] = []
 
-    async def refuse(remote: str, name: str) -> None:
+    async def refuse(remote: str, name: str) -> bool:
         raise SouthboundError("no answer")
 
-    async def forget(remote: str, name: str) -> None:
+    async def forget(remote: str, name: str) -> bool:
         asked.append(name)
+        return len(asked) < 3  # the host still runs and puts its chassis back once
 
     await removals.clear(store, "tcp:a:1", forget=refuse)
     assert not (await store.need(RemovedHost, "h1")).value.forgotten_by_network
-    await removals.clear(store, "tcp:a:1", forget=forget)
-    await removals.clear(store, "tcp:a:1", forget=forget)
-    assert asked == ["h1"]
+    for _ in range(5):
+        await removals.clear(store, "tcp:a:1", forget=forget)
+    assert asked == ["h1"] * 3
 
 
 async def test_the_part_looks_at_hosts_that_drain_and_at_no_others() -> None:

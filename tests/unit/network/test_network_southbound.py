@@ -36,13 +36,18 @@ GOOD = b'{"id":1,"error":null,"result":[{"count":1},{"count":0}]}'
 
 async def test_chassis_and_its_private_part_are_deleted(tmp_path: Path) -> None:
     async with database(tmp_path / "sb", GOOD) as asked:
-        await forget_chassis(f"unix:{tmp_path / 'sb'}", "h4")
+        assert await forget_chassis(f"unix:{tmp_path / 'sb'}", "h4")
     database_name, *operations = asked[0]["params"]
     assert database_name == "OVN_Southbound"
     assert [(one["table"], one["where"]) for one in operations] == [
         ("Chassis", [["name", "==", "h4"]]),
         ("Chassis_Private", [["name", "==", "h4"]]),
     ]
+
+
+async def test_it_says_when_there_was_nothing(tmp_path: Path) -> None:
+    async with database(tmp_path / "sb", GOOD.replace(b'"count":1', b'"count":0')):
+        assert not await forget_chassis(f"unix:{tmp_path / 'sb'}", "h4")
 
 
 async def test_the_next_member_is_asked_and_all_refusals_are_told(tmp_path: Path) -> None:
