@@ -265,11 +265,11 @@ class Site:
         self.guests.clear()
 
     @staticmethod
-    def until(condition: Callable[[], object], what: str, timeout_s: float = 15) -> float:
+    def until(condition: Callable[[], object], what: str, timeout_s: float = 60) -> float:
         return until(condition, what, timeout_s)
 
 
-def until(condition: Callable[[], object], what: str, timeout_s: float = 15) -> float:
+def until(condition: Callable[[], object], what: str, timeout_s: float = 60) -> float:
     """Wait until the condition holds; return how long that took."""
     started_s = time.monotonic()
     while not condition():
