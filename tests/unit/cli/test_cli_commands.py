@@ -6,32 +6,17 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 
-from tests.unit.api.fake_cloud import KEY, REGION, SECRET, FakeCloud
 from yuntai.cli import client as client_module
 from yuntai.cli.__main__ import app
 
 Run = Callable[..., Result]
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("home")
-    with FakeCloud() as cloud:
-        credentials = {
-            "endpoint": cloud.target.endpoint,
-            "access_key_id": KEY,
-            "access_key_secret": SECRET,
-            "region": REGION,
-        }
-        (folder / "credentials.json").write_text(json.dumps(credentials))
-        yield folder
 
 
 @pytest.fixture

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from tests.unit.cli.test_cli_commands import Run, good, home, read, run
+from tests.unit.cli.test_cli_commands import Run, good, read, run
 
-__all__ = ["home", "run"]  # fixtures
+__all__ = ["run"]  # fixtures
 
 
 def test_a_host_is_shown_labelled_drained_and_given_back(run: Run) -> None:

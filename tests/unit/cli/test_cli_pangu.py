@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from tests.unit.cli.test_cli_commands import Run, good, home, read, run
+from tests.unit.cli.test_cli_commands import Run, good, read, run
 
-__all__ = ["home", "run"]  # fixtures
+__all__ = ["run"]  # fixtures
 
 
 def test_work_is_shown_with_bars(run: Run) -> None:

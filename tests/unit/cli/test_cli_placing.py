@@ -3,35 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 
-from tests.unit.api.fake_cloud import ACCOUNT, KEY, REGION, SECRET, FakeCloud
+from tests.unit.api.fake_cloud import ACCOUNT
 from yuntai.cli.__main__ import app
 
 Run = Callable[..., Result]
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("home")
-    with FakeCloud() as cloud:
-        credentials = {
-            "endpoint": cloud.target.endpoint,
-            "access_key_id": KEY,
-            "access_key_secret": SECRET,
-            "region": REGION,
-        }
-        (folder / "credentials.json").write_text(json.dumps(credentials))
-        yield str(folder)
-
-
 @pytest.fixture
-def run(home: str, monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.setenv("YUNTAI_HOME", home)
+def run(home: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setenv("YUNTAI_HOME", str(home))
     monkeypatch.setenv("COLUMNS", "200")
     return lambda *arguments: CliRunner().invoke(app, list(arguments))
 

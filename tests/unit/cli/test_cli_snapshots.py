@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.unit.cli.test_cli_commands import Run, good, home, read, run
+from tests.unit.cli.test_cli_commands import Run, good, read, run
 from yuntai.cli.snapshots import draw
 
-__all__ = ["home", "run"]  # fixtures
+__all__ = ["run"]  # fixtures
 
 
 def test_going_back_groups_and_policies(run: Run) -> None:

@@ -6,15 +6,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from yuntai.control.jobs.outcome import JobFailedError, NotYetError
+from yuntai.control.jobs.plugging import need_alive, need_plugged, need_unplugged
 from yuntai.control.jobs.steps_instance import free_card
 from yuntai.model.compute import Instance
 
 if TYPE_CHECKING:
     from yuntai.control.jobs.context import Context
     from yuntai.model.compute import ObservedInstance
-
-PLUG_TIMEOUT_S = 120.0
 
 
 async def _owner(ctx: Context) -> tuple[Instance | None, ObservedInstance | None]:
@@ -26,8 +24,7 @@ async def plug_card(ctx: Context) -> None:
     """Put the card among those that the guest is to have, and its network on the guest's host."""
     port = await ctx.card()
     instance, _ = await _owner(ctx)
-    if instance is None or instance.status == "Deleting":
-        raise JobFailedError(f"the instance {ctx.job.arguments['instance']} is being deleted")
+    instance = need_alive(ctx, instance)
     if port.id not in instance.ports:
         ctx.unit.put(msgspec.structs.replace(instance, ports=(*instance.ports, port.id)))
     if (port.host, port.destination) != (instance.host, instance.migrating_to):
@@ -38,17 +35,9 @@ async def wait_card_plugged(ctx: Context) -> None:
     """Wait until the running guest has the card; one that does not run gets it at its start."""
     port = await ctx.card()
     instance, observed = await _owner(ctx)
-    if instance is None or instance.status == "Deleting":
-        raise JobFailedError(f"the instance {ctx.job.arguments['instance']} is being deleted")
-    runs = instance.desired == "running" or (observed is not None and observed.state == "running")
-    if runs and (observed is None or observed.state != "running" or port.id not in observed.nics):
-        why = f": {observed.error}" if observed is not None and observed.error else ""
-        raise NotYetError(
-            f"the guest does not have the network card {port.eni} yet{why}",
-            f"observed/{instance.id}",
-            f"instance/{instance.id}",
-            timeout_s=PLUG_TIMEOUT_S,
-        )
+    instance = need_alive(ctx, instance)
+    has = observed.nics if observed is not None else ()
+    need_plugged(instance, observed, has, port.id, f"network card {port.eni}")
     ctx.unit.put(msgspec.structs.replace(port, host=instance.host, state="", job="", reason=""))
 
 
@@ -67,14 +56,7 @@ async def wait_card_unplugged(ctx: Context) -> None:
     instance, observed = await _owner(ctx)
     if instance is None or observed is None:
         return
-    if observed.state != "absent" and port.id in observed.nics:
-        why = f": {observed.error}" if observed.error else ""
-        raise NotYetError(
-            f"the guest still has the network card {port.eni}{why}",
-            f"observed/{instance.id}",
-            f"instance/{instance.id}",
-            timeout_s=PLUG_TIMEOUT_S,
-        )
+    need_unplugged(instance, observed, observed.nics, port.id, f"network card {port.eni}")
 
 
 async def finish_detach_card(ctx: Context) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 import msgspec
 
-from yuntai.control.jobs.outcome import JobFailedError, NotYetError
+from yuntai.control.jobs.plugging import need_alive, need_plugged, need_unplugged
 from yuntai.control.jobs.steps_instance import free_disk
 from yuntai.control.sources import GIB
 from yuntai.model.base import now_utc
@@ -16,8 +16,6 @@ from yuntai.model.lifecycle_storage import DISK
 if TYPE_CHECKING:
     from yuntai.control.jobs.context import Context
     from yuntai.model.compute import DiskStatus, ObservedInstance
-
-PLUG_TIMEOUT_S = 120.0
 
 
 async def finish_disk(ctx: Context) -> None:
@@ -51,8 +49,7 @@ async def plug(ctx: Context) -> None:
     """Put the disk among those that the guest is to have."""
     disk = await ctx.disk()
     instance, _ = await _host_instance(ctx)
-    if instance is None or instance.status == "Deleting":
-        raise JobFailedError(f"the instance {ctx.job.arguments['instance']} is being deleted")
+    instance = need_alive(ctx, instance)
     if disk.id not in instance.disks:
         ctx.unit.put(msgspec.structs.replace(instance, disks=(*instance.disks, disk.id)))
 
@@ -61,17 +58,9 @@ async def wait_plugged(ctx: Context) -> None:
     """Wait until the running guest has the disk; one that does not run gets it at its start."""
     disk = await ctx.disk()
     instance, observed = await _host_instance(ctx)
-    if instance is None or instance.status == "Deleting":
-        raise JobFailedError(f"the instance {ctx.job.arguments['instance']} is being deleted")
-    runs = instance.desired == "running" or (observed is not None and observed.state == "running")
-    if runs and (observed is None or observed.state != "running" or disk.id not in observed.attached):
-        why = f": {observed.error}" if observed is not None and observed.error else ""
-        raise NotYetError(
-            f"the guest does not have the disk {disk.id} yet{why}",
-            f"observed/{instance.id}",
-            f"instance/{instance.id}",
-            timeout_s=PLUG_TIMEOUT_S,
-        )
+    instance = need_alive(ctx, instance)
+    has = observed.attached if observed is not None else ()
+    need_plugged(instance, observed, has, disk.id, f"disk {disk.id}")
     state = DISK.step(disk.status, "attached", disk.id).state
     ctx.unit.put(
         msgspec.structs.replace(disk, status=cast("DiskStatus", state), attached_time=now_utc(), job="", reason="")
@@ -93,14 +82,7 @@ async def wait_unplugged(ctx: Context) -> None:
     instance, observed = await _host_instance(ctx)
     if instance is None or observed is None:
         return
-    if observed.state != "absent" and disk.id in observed.attached:
-        why = f": {observed.error}" if observed.error else ""
-        raise NotYetError(
-            f"the guest still has the disk {disk.id}{why}",
-            f"observed/{instance.id}",
-            f"instance/{instance.id}",
-            timeout_s=PLUG_TIMEOUT_S,
-        )
+    need_unplugged(instance, observed, observed.attached, disk.id, f"disk {disk.id}")
 
 
 async def finish_detach(ctx: Context) -> None:
