@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import signal
 import socket
@@ -61,8 +62,11 @@ class EtcdProcess:
         raise AssertionError(f"etcd did not listen on {self.endpoint} within {START_TIMEOUT_S} s")
 
     def send(self, number: signal.Signals) -> None:
+        """Send a signal; after SIGSTOP, return when every thread has stopped, so that no answer still comes."""
         if self.process is not None:
             self.process.send_signal(number)
+            if number == signal.SIGSTOP:
+                os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)
 
     def stop(self, how: signal.Signals = signal.SIGKILL) -> None:
         if self.process is not None:

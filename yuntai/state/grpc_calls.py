@@ -36,6 +36,8 @@ METADATA = (("hasleader", "true"),)
 _OPTIONS = [
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 3_000),
+    # What ends the connection is a ping's own limit: by default a minute, whatever keepalive is told.
+    ("grpc.http2.ping_timeout_ms", 3_000),
     # Never on an idle channel: etcd takes such pings for an attack and ends the connection.
     ("grpc.keepalive_permit_without_calls", 0),
     ("grpc.http2.max_pings_without_data", 0),

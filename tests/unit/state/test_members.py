@@ -70,6 +70,18 @@ async def test_a_watch_goes_along_with_a_call_that_leaves(store: EtcdStore, memb
         assert [record.value.address for record in event.records] == ["of member 2"]
 
 
+async def test_a_watch_alone_leaves_a_member_that_hangs(store: EtcdStore, members: list[EtcdProcess]) -> None:
+    async with aclosing(store.watch(Gateway)) as events:
+        assert isinstance(await anext(events), Reset)
+        following = asyncio.ensure_future(anext(events))
+        assert await seen(store) == "of member 1"
+        members[0].send(signal.SIGSTOP)
+        # No call goes out that would find out: what does is the channel's keepalive, after some 13 s.
+        event = await asyncio.wait_for(following, PATIENCE_S)
+        assert isinstance(event, Reset)
+        assert [record.value.address for record in event.records] == ["of member 2"]
+
+
 async def test_a_watch_that_is_cancelled_ends_as_cancelled(store: EtcdStore) -> None:
     async with aclosing(store.watch(Gateway)) as events:
         assert isinstance(await anext(events), Reset)
