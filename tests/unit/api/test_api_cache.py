@@ -33,7 +33,7 @@ async def pair() -> AsyncIterator[tuple[CachedStore, MemoryStore]]:
     await other.close()
 
 
-async def wait_for(look: object, seconds: float = 2.0) -> None:
+async def wait_for(look: object, seconds: float = 20.0) -> None:
     assert callable(look)
     async with asyncio.timeout(seconds):
         while not look():  # noqa: ASYNC110 — the cache tells nobody but its writers

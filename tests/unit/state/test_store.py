@@ -234,13 +234,13 @@ async def test_watch_survives_a_compaction(world: World, store: Store) -> None:
 
 async def test_calls_fail_in_time_during_an_outage(world: World, store: Store) -> None:
     await store.create(account("a"))
-    out = asyncio.create_task(world.outage(7.0))
+    out = asyncio.create_task(world.outage(13.0))
     await asyncio.sleep(0.3)
     with pytest.raises(Unavailable):
-        async with asyncio.timeout(4):
+        async with asyncio.timeout(6):
             await store.get(Account, "a")
     with pytest.raises(Unavailable):
-        async with asyncio.timeout(4):
+        async with asyncio.timeout(6):
             await store.put(account("b"))
     await out
     async with asyncio.timeout(5):
