@@ -11,7 +11,7 @@ from aetcd import rpc
 
 from yuntai.state import etcd_lease, etcd_watch, records
 from yuntai.state.errors import Unavailable, Uncertain
-from yuntai.state.events import Absent, Present, Unchanged, Versioned
+from yuntai.state.events import Absent, Present, Unchanged
 from yuntai.state.grpc_calls import CALL_TIMEOUT_S, METADATA, CompactedError, Connection
 from yuntai.state.store import Lease, Store, check_writes
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 
     from yuntai.model.base import Record
-    from yuntai.state.events import Compare, Deleted, Listing, Put, Reset, T
+    from yuntai.state.events import Compare, Deleted, Listing, Put, Reset, T, Versioned
 
 PAGE_RECORDS = 500
 LIST_ATTEMPTS = 4
@@ -90,7 +90,7 @@ class EtcdStore(Store):
         if lease is not None:
             lease.check()
         write_id = f"{self._session}-{next(self._writes)}"
-        values = [records.encode(record, write_id) for record in puts]
+        values = records.encode_all(puts, compare, write_id)
         own = list(zip(keys, values, strict=False))[:OWN_CHECKED_MAX]
         request = rpc.TxnRequest(
             compare=[_compare(one) for one in compare],
@@ -140,7 +140,7 @@ def prefix_end(prefix: bytes) -> bytes:
 
 
 def _versioned(kind: type[T], kv: Any) -> Versioned[T]:
-    return Versioned(records.decode(kind, kv.key, kv.value), int(kv.mod_revision))
+    return records.read(kind, kv.key, kv.value, int(kv.mod_revision))
 
 
 def _compare(one: Compare) -> rpc.Compare:

@@ -10,7 +10,7 @@ from aetcd import rpc
 from yuntai import log
 from yuntai.state import records
 from yuntai.state.errors import Unavailable
-from yuntai.state.events import Deleted, Put, Reset, Versioned
+from yuntai.state.events import Deleted, Put, Reset
 from yuntai.state.grpc_calls import METADATA, CompactedError, Connection
 
 if TYPE_CHECKING:
@@ -85,4 +85,4 @@ def _check(response: Any) -> None:
 def _event(kind: type[T], event: Any) -> Put[T] | Deleted:
     if event.type == rpc.Event.DELETE:
         return Deleted(records.id_of(kind, event.kv.key))
-    return Put(Versioned(records.decode(kind, event.kv.key, event.kv.value), int(event.kv.mod_revision)))
+    return Put(records.read(kind, event.kv.key, event.kv.value, int(event.kv.mod_revision)))

@@ -13,10 +13,14 @@ R_co = TypeVar("R_co", bound=Record, covariant=True)
 
 @dataclass(frozen=True, slots=True)
 class Versioned(Generic[R_co]):
-    """A record and the etcd revision that last changed it."""
+    """A record and the etcd revision that last changed it.
+
+    ``rest`` are fields that only a newer build knows, as JSON; a transaction that compares this record keeps them.
+    """
 
     value: R_co
     mod_revision: int
+    rest: bytes = b""
 
 
 Listing: TypeAlias = list[Versioned[T]]

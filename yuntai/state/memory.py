@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 
 from yuntai.state import records
 from yuntai.state.errors import LeaseLost, Unavailable
-from yuntai.state.events import Absent, Deleted, Present, Put, Reset, Unchanged, Versioned
+from yuntai.state.events import Absent, Deleted, Present, Put, Reset, Unchanged
 from yuntai.state.store import Lease, Store, check_writes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 
     from yuntai.model.base import Record
-    from yuntai.state.events import Compare, Listing, T
+    from yuntai.state.events import Compare, Listing, T, Versioned
 
 BACKLOG_EVENTS_MAX = 10_000
 """A watcher further behind gets a :class:`Reset`, as one behind a compaction does."""
@@ -123,7 +123,7 @@ class MemoryStore(Store):
         self.memory.check("get")
         key = records.key_of(kind, id)
         entry = self.memory.entries.get(key)
-        return Versioned(records.decode(kind, key, entry.value), entry.mod_revision) if entry else None
+        return records.read(kind, key, entry.value, entry.mod_revision) if entry else None
 
     async def list(self, kind: type[T], prefix: str = "") -> Listing[T]:
         """See :meth:`Store.list`."""
@@ -132,7 +132,7 @@ class MemoryStore(Store):
 
     def _list(self, kind: type[T], prefix: bytes) -> Listing[T]:
         found = sorted((key, entry) for key, entry in self.memory.entries.items() if key.startswith(prefix))
-        return [Versioned(records.decode(kind, key, entry.value), entry.mod_revision) for key, entry in found]
+        return [records.read(kind, key, entry.value, entry.mod_revision) for key, entry in found]
 
     async def txn(
         self,
@@ -154,7 +154,7 @@ class MemoryStore(Store):
         if lease is not None and puts and lease.id not in self.memory.leases:
             raise LeaseLost("the store no longer knows the lease; take a new one")
         write_id = f"memory-{next(self.memory.write_ids)}"
-        values = [records.encode(record, write_id) for record in puts]
+        values = records.encode_all(puts, compare, write_id)
         deleted = [key for key in keys[len(puts) :] if key in self.memory.entries]
         if puts or deleted:
             self.memory.revision += 1
@@ -191,7 +191,7 @@ class MemoryStore(Store):
                     if value is None:
                         yield Deleted(records.id_of(kind, key))
                     else:
-                        yield Put(Versioned(records.decode(kind, key, value), revision))
+                        yield Put(records.read(kind, key, value, revision))
                 else:
                     watcher.ready.clear()
                     await watcher.ready.wait()

@@ -2,17 +2,27 @@
 
 Beside the record's own fields the bytes carry ``_w``, a text that no other write has. After a write that got no
 answer it tells "this is mine" from "another wrote the same thing".
+
+While a cloud is upgraded, processes of two versions share the records. A field that this build does not know is kept
+beside the record (:attr:`Versioned.rest`) and written back with it, so that an older process does not undo what a
+newer one decided. That holds for a record that was read and compared; who writes one blindly is its only writer.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
 from yuntai.model.base import Record
 from yuntai.state.errors import Corrupt, Invalid, UnsupportedVersion
+from yuntai.state.events import Unchanged, Versioned
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from yuntai.state.events import Compare
 
 T = TypeVar("T", bound=Record)
 
@@ -25,6 +35,9 @@ class _Version(msgspec.Struct):
 
 
 _VERSION_DECODER = msgspec.json.Decoder(_Version)
+_FIELDS_DECODER = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_ENCODER = msgspec.json.Encoder()
+_WRITE_ID = b',"_w":'
 
 
 @functools.cache
@@ -57,10 +70,41 @@ def id_of(kind: type[Record], key: bytes) -> str:
     return key[len(kind_prefix(kind)) :].decode()
 
 
-def encode(record: Record, write_id: str) -> bytes:
-    """Return a record's JSON with ``_w`` = ``write_id`` added."""
-    body = msgspec.json.encode(record)
-    return body[:-1] + b',"_w":' + msgspec.json.encode(write_id) + b"}"
+@functools.cache
+def _names(kind: type[Record]) -> frozenset[str]:
+    return frozenset(field.encode_name for field in msgspec.structs.fields(kind)) | {"_w"}
+
+
+def encode(record: Record, write_id: str, rest: bytes = b"") -> bytes:
+    """Return a record's JSON with the fields ``rest`` of a newer build and ``_w`` = ``write_id`` added."""
+    return _ENCODER.encode(record)[:-1] + rest + _WRITE_ID + _ENCODER.encode(write_id) + b"}"
+
+
+def encode_all(put: Iterable[Record], compare: Iterable[Compare], write_id: str) -> list[bytes]:
+    """Return the JSON of what a transaction writes, with the unknown fields of what it was made from."""
+    rests = {
+        (type(one.record.value), one.record.value.id): one.record.rest
+        for one in compare
+        if isinstance(one, Unchanged) and one.record.rest
+    }
+    return [encode(record, write_id, rests.get((type(record), record.id), b"")) for record in put]
+
+
+def read(kind: type[T], key: bytes, raw: bytes, mod_revision: int) -> Versioned[T]:
+    """Decode a record with all that it takes to write it back; raise as :func:`decode` does."""
+    record = decode(kind, key, raw)
+    # What this build wrote itself, the most by far, is told from the rest by its bytes alone.
+    if raw.startswith(_ENCODER.encode(record)[:-1] + _WRITE_ID):
+        return Versioned(record, mod_revision)
+    return Versioned(record, mod_revision, _unknown(kind, raw))
+
+
+def _unknown(kind: type[Record], raw: bytes) -> bytes:
+    """Return the fields that the type does not have, each with a comma before it."""
+    fields = _FIELDS_DECODER.decode(raw)
+    return b"".join(
+        b"," + _ENCODER.encode(name) + b":" + bytes(fields[name]) for name in fields if name not in _names(kind)
+    )
 
 
 def decode(kind: type[T], key: bytes, raw: bytes) -> T:

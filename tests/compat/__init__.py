@@ -1,0 +1,1 @@
+"""What processes of the release before this one read and write: recorded, so that every build is held to it."""
