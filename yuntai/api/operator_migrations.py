@@ -10,7 +10,7 @@ from yuntai.model.cluster import Job
 from yuntai.model.compute import Instance, Migration, MigrationProgress
 
 _MIGRATION = """Cancel:b Destination DirtyBytesPerSecond:i DowntimeMs:f Error EtaSeconds:f InstanceId JobId Phase
-    RemainingBytes:i Source Stage State TransferredBytes:i"""
+    RemainingBytes:i Source Stage State ThrottlePercent:i TransferredBytes:i WaitsFor"""
 
 
 @action(YUNTAI, "MigrateInstance", "InstanceId! HostId PostCopy:b", "InstanceId JobId", operator=True)
@@ -68,7 +68,9 @@ async def describe_migration(call: Call) -> dict[str, Any]:
             "Source": migration.source,
             "Stage": here.stage if here else "",
             "State": here.state if here else "preparing",
+            "ThrottlePercent": here.throttle_percent if here else 0,
             "TransferredBytes": here.transferred_bytes if here else 0,
+            "WaitsFor": _waits_for(migration, here, there),
         }
     return {
         "Error": job.error if job else "",
@@ -77,6 +79,12 @@ async def describe_migration(call: Call) -> dict[str, Any]:
         "JobState": job.state if job else "",
         "Migration": shown,
     }
+
+
+def _waits_for(migration: Migration, here: MigrationProgress | None, there: MigrationProgress | None) -> str:
+    if migration.phase == "finish" and here is not None and here.state == "moving":
+        return f"{migration.source} lets go of the guest"
+    return there.waits_for if there is not None else ""
 
 
 async def _job(call: Call) -> Job | None:

@@ -80,4 +80,5 @@ def _where(now: dict[str, Any]) -> str:
 def _more(now: dict[str, Any]) -> str:
     eta = f"{now['EtaSeconds']:.0f} s left" if now["EtaSeconds"] >= 0 else ""
     dirty = f"dirties {int(now['DirtyBytesPerSecond']) / 1e6:.0f} MB/s" if now["DirtyBytesPerSecond"] else ""
-    return " ".join(part for part in (eta, dirty, now["Stage"]) if part)
+    stage = f"{now['Stage']} {now['ThrottlePercent']} %" if now["ThrottlePercent"] else now["Stage"]
+    return " ".join(part for part in (eta, dirty, stage, now["WaitsFor"]) if part)

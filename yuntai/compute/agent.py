@@ -15,10 +15,10 @@ from yuntai.compute.cpu import CpuFacts
 from yuntai.compute.driver import HypervisorError
 from yuntai.compute.inventory import Mirror
 from yuntai.compute.keeper import Keeper, Tools
-from yuntai.compute.moving import Moving
+from yuntai.compute.migrating import Moving
 from yuntai.compute.processor import Processors
 from yuntai.model.cluster import HostPool
-from yuntai.model.compute import Disk, Instance, Migration, ObservedInstance
+from yuntai.model.compute import Disk, Instance, ObservedInstance
 from yuntai.model.network import Port
 from yuntai.state import StateError
 
@@ -71,8 +71,10 @@ class Agent:
             log_dir=config.log_dir,
             run_dir=config.run_dir,
         )
-        self._moving = Moving(self._tools, lambda one: self._wake(one, records_changed=True))
         self._keepers: dict[str, Keeper] = {}
+        self._moving = Moving(
+            self._tools, lambda one: self._wake(one, records_changed=True), lambda one: one in self._keepers
+        )
         self._strangers: dict[str, int] = {}
         self._observed: dict[str, ObservedInstance] = {}
         self._tasks: asyncio.TaskGroup | None = None
@@ -88,9 +90,9 @@ class Agent:
         """Return the instance, whosever it is."""
         return self._instances.get(instance_id)
 
-    def migration(self, instance_id: str) -> Migration | None:
-        """Return the live migration of the instance that this host has a part in."""
-        return self._moving.of(instance_id)
+    def is_moving(self, instance_id: str, *, mine: bool) -> bool:
+        """Tell whether the guest is on its way from here, or to here, and is to be left alone."""
+        return self._moving.has(instance_id, mine=mine)
 
     def disk(self, disk_id: str) -> Disk | None:
         """Return a disk."""

@@ -20,7 +20,7 @@ from yuntai.compute.ownership import NotReadyError, report, take
 from yuntai.compute.plan import BACKOFF_MAX_S, Memory, Move, Situation, plan
 from yuntai.compute.volumes import VolumeError
 from yuntai.model.base import now_utc
-from yuntai.model.compute import Disk, Instance, Migration, ObservedInstance
+from yuntai.model.compute import Disk, Instance, ObservedInstance
 from yuntai.state import StateError, Unchanged
 
 if TYPE_CHECKING:
@@ -48,8 +48,8 @@ class Records(Protocol):
     def any_instance(self, instance_id: str) -> Instance | None:
         """Return the instance, whosever it is."""
 
-    def migration(self, instance_id: str) -> Migration | None:
-        """Return the live migration of the instance that this host has a part in."""
+    def is_moving(self, instance_id: str, *, mine: bool) -> bool:
+        """Tell whether the guest is on its way from here, or to here; ``mine``: its record names this host."""
 
     def disk(self, disk_id: str) -> Disk | None:
         """Return a disk."""
@@ -146,8 +146,8 @@ class Keeper:
         """Make moves until there is none to make; return when to look again at the latest (``None`` = when woken)."""
         for _ in range(MOVES_MAX):
             instance = self._tools.records.instance(self.id)
-            if self._is_moving(instance):
-                return MOVING_S
+            if self._tools.records.is_moving(self.id, mine=instance is not None):
+                return MOVING_S  # until then yuntai.compute.moving has it
             guest = await self._tools.hypervisor.guest(self.id)
             situation = self._situation(instance, guest)
             move = plan(situation, self._memory, self._tools.clock())
@@ -165,13 +165,6 @@ class Keeper:
             _LOG.info("move", instance=self.id, action=move.action, disk=move.disk or None, why=move.why or None)
             await self._make(move, instance)
         raise HypervisorError(f"instance {self.id} did not settle within {MOVES_MAX} moves")
-
-    def _is_moving(self, instance: Instance | None) -> bool:
-        """Tell whether the guest is on its way from here, or to here: then :mod:`yuntai.compute.moving` has it."""
-        migration = self._tools.records.migration(self.id)
-        if migration is None:
-            return False
-        return (migration.destination if instance is None else migration.source) == self._tools.host
 
     def _situation(self, instance: Instance | None, guest: Guest | None) -> Situation:
         if instance is not None:

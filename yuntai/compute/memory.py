@@ -26,6 +26,8 @@ class MemoryHypervisor:
         self.fail_next: dict[str, str] = {}  # call → text of the error that it ends with once
         self.facts = CpuFacts(model="qemu64", vendor="AMD", features=("lm", "sse2"), mce_banks=10)
         self.sizes: dict[str, int] = {}  # export → the size that the guest sees
+        self.ends = asyncio.Event()  # while it is not set, no guest's process ends
+        self.ends.set()
         self.migrations = MemoryMigrations(self)
         self._guests: dict[str, Guest] = {}
         self._watchers: list[asyncio.Queue[str]] = []
@@ -121,6 +123,7 @@ class MemoryHypervisor:
     async def destroy(self, guest_id: str) -> None:
         """End."""
         self._called("destroy", guest_id)
+        await self.ends.wait()
         if guest_id in self._guests and self._guests[guest_id].state != "off":
             self.end(guest_id, "destroyed")
 

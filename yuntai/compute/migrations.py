@@ -77,13 +77,18 @@ class Migrations(Protocol):
 
 
 class MemoryMigrations:
-    """The twin. ``peers`` are the hypervisors that it reaches, by address; ``gate`` holds a move until it is set."""
+    """The twin. ``peers`` are the hypervisors that it reaches, by address.
+
+    ``gate`` holds a move until it is set, and ``let_go`` the guest that has moved, as its former host still has it.
+    """
 
     def __init__(self, here: MemoryHypervisor) -> None:
         self._here = here
         self.peers: dict[str, MemoryHypervisor] = {}
         self.gate = asyncio.Event()
         self.gate.set()
+        self.let_go = asyncio.Event()
+        self.let_go.set()
         self.fail_next = ""  # text of the error that the next move ends with, at its gate
         self.lose_answer = False  # the guest runs there, but this side hears of an error
         self.rungs: list[Rung] = []
@@ -109,6 +114,7 @@ class MemoryMigrations:
             await self.peers[address].arrive(self._here.specs[guest_id])
             if self.lose_answer:
                 raise HypervisorError("End of file while reading data")
+            await self.let_go.wait()
             self._here.leave(guest_id)
         finally:
             del self._under_way[guest_id]

@@ -16,7 +16,6 @@ from msgspec.structs import replace
 from yuntai import log
 from yuntai.compute import console
 from yuntai.compute.driver import HypervisorError
-from yuntai.compute.inventory import Mirror
 from yuntai.compute.migrations import Figures, eta_s, rung
 from yuntai.compute.volumes import MovedError, VolumeError
 from yuntai.model.compute import Instance, Migration, MigrationProgress
@@ -34,69 +33,43 @@ AGAIN_S = 1.0
 _LOG = log.get("compute.moving")
 
 
-class Moving:
-    """Follows the records of migrations that this host has a part in; ``wake`` is told of a guest whose turn it is."""
-
-    def __init__(self, tools: Tools, wake: Callable[[str], None]) -> None:
-        self._tools = tools
-        self._wake_keeper = wake
-        self.mirror = Mirror(tools.store, Migration, self._changed)
-        self._tasks: asyncio.TaskGroup | None = None
-        self._followed: dict[str, _Follower] = {}
-
-    def of(self, instance_id: str) -> Migration | None:
-        """Return the migration that an instance is in, if this host has a part in it."""
-        found = self.mirror.get(instance_id)
-        return found if found is not None and self._tools.host in (found.source, found.destination) else None
-
-    def poke(self, guest_id: str) -> None:
-        """Something happened to a guest."""
-        follower = self._followed.get(guest_id)
-        if follower is not None:
-            follower.wake.set()
-
-    def begin(self, tasks: asyncio.TaskGroup) -> None:
-        """Begin to act; the records have been read."""
-        self._tasks = tasks
-        for instance_id in self.mirror.all():
-            self._changed(instance_id)
-
-    def _changed(self, instance_id: str) -> None:
-        if self._tasks is None:
-            return
-        self.poke(instance_id)
-        if self.of(instance_id) is not None and instance_id not in self._followed:
-            follower = self._followed[instance_id] = _Follower(instance_id, self._tools, self.of)
-            task = self._tasks.create_task(follower.run(), name=f"move {instance_id}")
-            task.add_done_callback(lambda done: self._ended(instance_id, done))
-        self._wake_keeper(instance_id)
-
-    def _ended(self, instance_id: str, task: asyncio.Task[None]) -> None:
-        del self._followed[instance_id]
-        if task.cancelled():  # the agent ends
-            return
-        self._wake_keeper(instance_id)
-        if self.of(instance_id) is not None:  # another one, begun meanwhile
-            self._changed(instance_id)
-
-
-class _Follower:
+class Follower:
     """One migration, at one of its ends."""
 
-    def __init__(self, instance_id: str, tools: Tools, of: Callable[[str], Migration | None]) -> None:
-        self.id = instance_id
+    def __init__(
+        self,
+        migration: Migration,
+        tools: Tools,
+        of: Callable[[str], Migration | None],
+        kept: Callable[[str], bool],
+        wake_keeper: Callable[[str], None],
+    ) -> None:
+        self.id, self.job = migration.id, migration.job
         self.wake = asyncio.Event()
+        self._leaves = migration.source == tools.host
+        self._makes_room = False  # nothing of an earlier stay is here, and what comes now is this migration's
         self._tools = tools
         self._of = of
+        self._kept = kept
+        self._wake_keeper = wake_keeper
         self._progress: MigrationProgress | None = None
         self._move: asyncio.Task[None] | None = None
         self._rung: Rung = ""
         self._began = 0.0
 
+    @property
+    def holds(self) -> bool:
+        """Whether the keeper is to leave the guest alone although its record names the other host."""
+        if self._progress is None:
+            return True
+        if self._leaves:
+            return self._progress.state not in ("moved", "failed", "undone")
+        return self._makes_room or self._progress.state != "preparing"
+
     async def run(self) -> None:
-        """Follow it until its record is gone."""
+        """Follow it until its record is gone, or is another one's: the next migration of the same guest."""
         try:
-            while (migration := self._of(self.id)) is not None:
+            while (migration := self._of(self.id)) is not None and migration.job == self.job:
                 self.wake.clear()
                 try:
                     wait_s = await self._turn(migration)
@@ -117,7 +90,7 @@ class _Follower:
                 await asyncio.gather(self._move, return_exceptions=True)
 
     async def _turn(self, migration: Migration) -> float:
-        if self._progress is None or self._progress.job != migration.job:
+        if self._progress is None:
             self._progress = await self._remembered(migration)
         if migration.source == self._tools.host:
             return await self._at_source(migration, self._progress)
@@ -142,11 +115,13 @@ class _Follower:
     async def _at_source(self, migration: Migration, progress: MigrationProgress) -> float:
         if migration.phase == "undo":
             return await self._undo_source(progress)
-        if migration.phase != "move" or progress.state in ("moved", "failed"):
+        if migration.phase == "prepare" or progress.state in ("moved", "failed"):
             return IDLE_S
         if self._move is None:
             if progress.state == "moving":
                 return await self._adopt()
+            if migration.phase == "finish":
+                return IDLE_S
             await self._report(state="moving")
             self._move = asyncio.create_task(self._tools.hypervisor.migrations.migrate(self.id, migration.address))
             self._move.add_done_callback(lambda _: self.wake.set())
@@ -164,7 +139,7 @@ class _Follower:
     async def _watch(self, migration: Migration) -> None:
         """Report how far it is, cancel it if that is wanted, and help it along."""
         migrations = self._tools.hypervisor.migrations
-        if migration.cancel:
+        if migration.cancel and migration.phase == "move":
             await migrations.cancel(self.id)
         figures = await migrations.figures(self.id)
         if figures is None:
@@ -181,7 +156,7 @@ class _Follower:
         figures = await self._tools.hypervisor.migrations.figures(self.id)
         if figures is not None:
             migration = self._of(self.id)
-            if migration is not None and migration.cancel:
+            if migration is not None and migration.cancel and migration.phase == "move":
                 await self._tools.hypervisor.migrations.cancel(self.id)
             await self._report(**_shown(figures))
             return POLL_S
@@ -219,14 +194,16 @@ class _Follower:
                 await self._report(state="undone")
                 return IDLE_S
             case "prepare", "preparing":
-                await self._prepare(migration)
-                return IDLE_S
+                return await self._prepare(migration)
             case "move", "ready" | "moving":
                 return await self._await_guest(migration)
             case _:
                 return IDLE_S
 
-    async def _prepare(self, migration: Migration) -> None:
+    async def _prepare(self, migration: Migration) -> float:
+        if not await self._is_empty():
+            await self._report(waits_for=f"{self._tools.host} lets go of what an earlier stay of the guest has left")
+            return POLL_S
         try:
             for volume in self._volumes():
                 await self._tools.volumes.announce(volume, self._tools.host, migration.job)
@@ -234,8 +211,21 @@ class _Follower:
                 path.parent.mkdir(parents=True, exist_ok=True)
         except (VolumeError, OSError) as error:
             await self._report(state="failed", error=str(error))
-            return
-        await self._report(state="ready")
+            return IDLE_S
+        await self._report(state="ready", waits_for="")
+        return IDLE_S
+
+    async def _is_empty(self) -> bool:
+        """Tell whether nothing of the guest is here, and from then on keep the keeper away; else have it removed."""
+        guest = await self._tools.hypervisor.guest(self.id)
+        if self._kept(self.id):
+            self._wake_keeper(self.id)
+            return False
+        if guest is not None:  # nobody looks after it
+            await self._clear()
+            return False
+        self._makes_room = True
+        return True
 
     async def _await_guest(self, migration: Migration) -> float:
         guest = await self._tools.hypervisor.guest(self.id)
@@ -289,4 +279,5 @@ def _shown(figures: Figures) -> dict[str, Any]:
         "remaining_bytes": figures.remaining_bytes,
         "dirty_bytes_per_s": figures.dirty_bytes_per_s,
         "eta_s": round(eta_s(figures), 1),
+        "throttle_percent": figures.throttle_percent,
     }

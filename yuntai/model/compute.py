@@ -138,6 +138,8 @@ class MigrationProgress(Record, frozen=True, kw_only=True):
     eta_s: float = -1.0  # -1 = not known
     downtime_ms: float = -1.0
     stage: str = ""  # the rung of the ladder: "", "auto-converge", "downtime", "post-copy"
+    throttle_percent: int = 0  # how much of the time its vCPUs are held, so that it changes less memory
+    waits_for: str = ""
     error: str = ""
 
 

@@ -222,6 +222,46 @@ async def test_it_moves_there_and_back(world: World) -> None:
         await world.runs_on(host)
 
 
+async def test_its_former_host_is_not_hurried_and_has_let_go_when_the_job_ends(world: World) -> None:
+    """By post-copy the guest's memory is at the source as long as that has not let go of it."""
+    former = world.hypervisors["h1"]
+    former.migrations.let_go.clear()
+    job = await world.begin()
+    await world.until(lambda: world._observed_on("h2"))
+
+    async def waits() -> bool:
+        found = (await world.store.need(Job, job)).value
+        return found.state == "done" or bool(found.steps[-1].name == "finish_move" and found.steps[-1].since)
+
+    await world.until(waits)
+    with pytest.raises(Exception, match="runs on h2 already"):
+        await migrations.cancel(world.store, ID)
+    assert (await world.store.need(Job, job)).value.state == "running"
+    former.migrations.let_go.set()
+    assert (await world.ended(job)).state == "done"
+    assert ("destroy", ID) not in former.calls
+    assert (await world.ended(await world.begin("h1"))).state == "done"
+    await world.runs_on("h1")
+
+
+async def test_it_comes_back_only_when_nothing_is_left_of_its_earlier_stay(world: World) -> None:
+    former = world.hypervisors["h1"]
+    former.ends.clear()
+    former.migrations.lose_answer = True
+    assert (await world.ended(await world.begin())).state == "done"
+    job = await world.begin("h1")
+
+    async def waits() -> bool:
+        found = await world.store.get(MigrationProgress, f"{ID}.h1")
+        return found is not None and "earlier stay" in found.value.waits_for
+
+    await world.until(waits)
+    assert world.volumes.announced == {}
+    former.ends.set()
+    assert (await world.ended(job)).state == "done"
+    await world.runs_on("h1")
+
+
 async def test_while_it_moves_it_holds_room_at_both_and_shows_how_far_it_is(world: World) -> None:
     async with held(world) as job:
         instance = (await world.store.need(Instance, ID)).value

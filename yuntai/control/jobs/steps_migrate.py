@@ -84,8 +84,11 @@ async def prepare_destination(ctx: Context) -> None:
     if there is not None and there.state == "failed":
         raise JobFailedError(f"{migration.destination} cannot take {migration.id}: {there.error}")
     if there is None or there.state != "ready":
+        waits_for = there.waits_for if there is not None else ""
         raise NotYetError(
-            f"{migration.destination} prepares for {migration.id}", *_keys(migration), timeout_s=PREPARE_TIMEOUT_S
+            waits_for or f"{migration.destination} prepares for {migration.id}",
+            *_keys(migration),
+            timeout_s=PREPARE_TIMEOUT_S,
         )
     ctx.unit.put(msgspec.structs.replace(migration, phase="move"))
 
@@ -101,7 +104,7 @@ async def move_guest(ctx: Context) -> None:
         )
         why = _failure(migration, here, there, _is_up(source), _is_up(destination))
         instance = await ctx.unit.get(Instance, migration.id)
-        limit_s = MOVE_TIMEOUT_S + MOVE_S_PER_GIB * (instance.memory_mib / 1024 if instance else 0)
+        limit_s = _move_limit_s(instance)
         if not why and ctx.waited_s > limit_s:
             why = f"it has taken longer than {limit_s:.0f} s"
         if not why:
@@ -109,6 +112,10 @@ async def move_guest(ctx: Context) -> None:
         if not await _is_taken(ctx, migration):
             raise JobFailedError(why)
     await _give(ctx, migration)
+
+
+def _move_limit_s(instance: Instance | None) -> float:
+    return MOVE_TIMEOUT_S + MOVE_S_PER_GIB * (instance.memory_mib / 1024 if instance else 0)
 
 
 def _failure(
@@ -134,18 +141,38 @@ def _failure(
 async def finish_move(ctx: Context) -> None:
     """Wait until the destination keeps the guest and the source has nothing of it left, then forget the migration."""
     instance = await ctx.unit.get(Instance, ctx.job.resource)
-    migration = await ctx.unit.get(Migration, ctx.job.resource)
-    if instance is not None and migration is not None and ctx.waited_s < ARRIVE_TIMEOUT_S:
-        observed = await ctx.observed(instance)
-        up = _is_up(await ctx.unit.get(Host, instance.host))
-        if up and (observed is None or observed.state != "running"):
-            raise NotYetError(
-                f"{instance.host} has not reported the guest yet",
-                f"observed/{instance.id}",
-                f"host/{instance.host}",
-                timeout_s=2 * ARRIVE_TIMEOUT_S,
-            )
+    migration = await _mine(ctx)
+    if instance is not None and migration is not None:
+        await _wait_released(ctx, migration, instance)
+        await _wait_kept(ctx, instance)
     await _forget(ctx)
+
+
+async def _wait_released(ctx: Context, migration: Migration, instance: Instance) -> None:
+    """Wait until the source's hypervisor is done with the guest: by post-copy its memory is needed until then.
+
+    It could not come back before that either. A source that reports nothing is not waited for longer than a while.
+    """
+    here = await _progress(ctx, migration.source)
+    if here is None or here.state != "moving" or not _is_up(await ctx.unit.get(Host, migration.source)):
+        return
+    limit_s = _move_limit_s(instance) if here.stage == "post-copy" else ARRIVE_TIMEOUT_S
+    if ctx.waited_s < limit_s:
+        why = f"{migration.source} has not let go of {migration.id} yet"
+        raise NotYetError(why, *_keys(migration), timeout_s=2 * limit_s)
+
+
+async def _wait_kept(ctx: Context, instance: Instance) -> None:
+    if ctx.waited_s >= ARRIVE_TIMEOUT_S or not _is_up(await ctx.unit.get(Host, instance.host)):
+        return
+    observed = await ctx.observed(instance)
+    if observed is None or observed.state != "running":
+        raise NotYetError(
+            f"{instance.host} has not reported the guest yet",
+            f"observed/{instance.id}",
+            f"host/{instance.host}",
+            timeout_s=2 * ARRIVE_TIMEOUT_S,
+        )
 
 
 async def call_off(ctx: Context) -> None:

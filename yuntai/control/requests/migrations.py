@@ -69,6 +69,12 @@ async def cancel(store: Store, instance_id: str) -> None:
             raise ApiError(
                 "InvalidOperation.NoMigration", f"The instance {instance_id} is not being migrated.", errors.FORBIDDEN
             )
+        if found.phase == "finish":
+            raise ApiError(
+                "InvalidOperation.NoMigration",
+                f"The instance {instance_id} runs on {found.destination} already; migrate it back instead.",
+                errors.FORBIDDEN,
+            )
         if not found.cancel:
             unit.put(msgspec.structs.replace(found, cancel=True))
         return ""
