@@ -16,6 +16,7 @@ import libvirt
 from yuntai import log
 from yuntai.compute import domain_xml
 from yuntai.compute.driver import HypervisorError, NoSuchGuestError
+from yuntai.compute.guests import GuestProcesses
 from yuntai.compute.migrations import DOWNTIME_LAST_MS, DOWNTIME_MS, Figures
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class LibvirtMigrations:
         # Each move holds a thread as long as it lasts; what looks after it needs others.
         self._moves = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="migrate")
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="migration")
+        self._processes = GuestProcesses()
 
     async def migrate(self, guest_id: str, address: str) -> None:
         """Move it."""
@@ -74,9 +76,14 @@ class LibvirtMigrations:
 
         def read() -> Figures | None:
             domain = self._connect().lookupByName(guest_id)
-            if domain.jobInfo()[0] == libvirt.VIR_DOMAIN_JOB_NONE:
-                return None
-            stats = domain.jobStats()
+            try:
+                if domain.jobInfo()[0] == libvirt.VIR_DOMAIN_JOB_NONE:
+                    return None
+                stats = domain.jobStats()
+            except libvirt.libvirtError as error:
+                if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID:
+                    raise
+                return None  # its process has just ended
             if stats.get("operation") != libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT:
                 return None
             return Figures(
@@ -116,6 +123,14 @@ class LibvirtMigrations:
         elif rung == "post-copy":
             call = f"go on with the migration of {guest_id} by post-copy"
             await self._call(call, lambda: self._domain(guest_id).migrateStartPostCopy())
+
+    async def release(self, guest_id: str) -> None:
+        """Kill its process.
+
+        QEMU flushes its disks before it ends. They are the destination's by now, so that it would look for them until
+        libvirt loses patience with it after 10 s, and the guest could not come back before that.
+        """
+        await asyncio.to_thread(self._processes.kill, [guest_id])
 
     def _domain(self, guest_id: str) -> Any:
         return self._connect().lookupByName(guest_id)

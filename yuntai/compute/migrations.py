@@ -75,6 +75,9 @@ class Migrations(Protocol):
     async def help(self, guest_id: str, rung: Rung) -> None:
         """Take a rung of the ladder."""
 
+    async def release(self, guest_id: str) -> None:
+        """End at once what is left here of a guest that runs at the destination with all its memory."""
+
 
 class MemoryMigrations:
     """The twin. ``peers`` are the hypervisors that it reaches, by address.
@@ -92,6 +95,7 @@ class MemoryMigrations:
         self.fail_next = ""  # text of the error that the next move ends with, at its gate
         self.lose_answer = False  # the guest runs there, but this side hears of an error
         self.rungs: list[Rung] = []
+        self.released: list[str] = []
         self._under_way: dict[str, asyncio.Event] = {}
 
     async def migrate(self, guest_id: str, address: str) -> None:
@@ -139,3 +143,7 @@ class MemoryMigrations:
         """Note it."""
         del guest_id
         self.rungs.append(rung)
+
+    async def release(self, guest_id: str) -> None:
+        """Note it."""
+        self.released.append(guest_id)

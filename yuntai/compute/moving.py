@@ -55,6 +55,7 @@ class Follower:
         self._progress: MigrationProgress | None = None
         self._move: asyncio.Task[None] | None = None
         self._rung: Rung = ""
+        self._released = False
         self._began = 0.0
 
     @property
@@ -117,6 +118,9 @@ class Follower:
             return await self._undo_source(progress)
         if migration.phase == "prepare" or progress.state in ("moved", "failed"):
             return IDLE_S
+        if migration.phase == "finish" and progress.stage != "post-copy" and not self._released:
+            await self._tools.hypervisor.migrations.release(self.id)
+            self._released = True
         if self._move is None:
             if progress.state == "moving":
                 return await self._adopt()

@@ -234,6 +234,7 @@ async def test_its_former_host_is_not_hurried_and_has_let_go_when_the_job_ends(w
         return found.state == "done" or bool(found.steps[-1].name == "finish_move" and found.steps[-1].since)
 
     await world.until(waits)
+    await world.until(lambda: former.migrations.released)
     with pytest.raises(Exception, match="runs on h2 already"):
         await migrations.cancel(world.store, ID)
     assert (await world.store.need(Job, job)).value.state == "running"
