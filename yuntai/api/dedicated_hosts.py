@@ -58,6 +58,13 @@ async def release_dedicated_host(call: Call) -> dict[str, Any]:
     return {}
 
 
+@action(ECS, "RedeployDedicatedHost", "DedicatedHostId! MigrationType")
+async def redeploy_dedicated_host(call: Call) -> dict[str, Any]:
+    """Have another machine looked for instead of one that has failed; there is one way, so no type is looked at."""
+    await dedicated_hosts.redeploy_dedicated_host(call.context.writes, call.caller, call.text("DedicatedHostId"))
+    return {}
+
+
 def _capacity(detail: DedicatedDetail, types: dict[str, InstanceType]) -> dict[str, Any]:
     host = detail.host
     if host is None:

@@ -155,10 +155,19 @@ def create_set(
     name: Annotated[str, typer.Option(help="its name")] = "",
     strategy: Annotated[str, typer.Option(help="Availability, AvailabilityGroup or LowLatency")] = "Availability",
     groups: Annotated[int | None, typer.Option(help="of AvailabilityGroup: how many")] = None,
+    keep_stopped: Annotated[
+        bool, typer.Option(help="after a host's failure wait for room apart, rather than leave the set and start")
+    ] = False,
     output: Output = Format.table,
 ) -> None:
     """Create a deployment set; `instance create --deployment-set` puts instances into it."""
-    answer = Api().ecs("CreateDeploymentSet", DeploymentSetName=name, Strategy=strategy, GroupCount=groups)
+    answer = Api().ecs(
+        "CreateDeploymentSet",
+        DeploymentSetName=name,
+        Strategy=strategy,
+        GroupCount=groups,
+        OnUnableToRedeployFailedInstance="KeepStopped" if keep_stopped else "CancelMembershipAndStart",
+    )
     made(answer, answer["DeploymentSetId"], output)
 
 
@@ -180,6 +189,7 @@ def list_dedicated(output: Output = Format.table) -> None:
             "STATUS": lambda d: d["Status"],
             "HOST": lambda d: d["MachineId"],
             "INSTANCES": lambda d: len(d["Instances"]["Instance"]),
+            "WHY": lambda d: "; ".join(lock["LockReason"] for lock in d["OperationLocks"]["OperationLock"]),
         },
         output,
     )
@@ -189,11 +199,16 @@ def list_dedicated(output: Output = Format.table) -> None:
 def allocate(
     quantity: Annotated[int, typer.Option(help="how many", min=1)] = 1,
     name: Annotated[str, typer.Option(help="their name")] = "",
+    wait: Annotated[bool, typer.Option(help="when the machine fails, wait for it rather than take another")] = False,
     output: Output = Format.table,
 ) -> None:
     """Have machines looked for on which nothing is."""
     answer = Api().ecs(
-        "AllocateDedicatedHosts", DedicatedHostType=DEDICATED_TYPE, Quantity=quantity, DedicatedHostName=name
+        "AllocateDedicatedHosts",
+        DedicatedHostType=DEDICATED_TYPE,
+        Quantity=quantity,
+        DedicatedHostName=name,
+        ActionOnMaintenance="Stop" if wait else "Migrate",
     )
     made(answer, "\n".join(answer["DedicatedHostIdSets"]["DedicatedHostId"]), output)
 
@@ -203,3 +218,10 @@ def release(identifier: Annotated[str, typer.Argument(metavar="DEDICATED_HOST")]
     """Give a machine back on which nothing is."""
     Api().ecs("ReleaseDedicatedHost", DedicatedHostId=identifier)
     out.print(f"{identifier}: released")
+
+
+@dedicated.command("redeploy")
+def redeploy(identifier: Annotated[str, typer.Argument(metavar="DEDICATED_HOST")]) -> None:
+    """Have another machine looked for instead of one that has failed."""
+    Api().ecs("RedeployDedicatedHost", DedicatedHostId=identifier)
+    out.print(f"{identifier}: another machine is being looked for")

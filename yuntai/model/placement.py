@@ -37,7 +37,8 @@ class DedicatedHost(Record, frozen=True, kw_only=True):
     description: str = ""
     host: str = ""  # "" = it is being looked for
     auto_placement: bool = True  # as it was asked for; an instance names its dedicated host anyway
-    action_on_maintenance: Literal["Migrate", "Stop"] = "Migrate"
+    action_on_maintenance: Literal["Migrate", "Stop"] = "Migrate"  # when its host fails: another one, or wait for it
+    redeploy: bool = False  # its host has failed, and its owner does not want to wait
     reason: str = ""  # why there is no host for it
     created: str
 

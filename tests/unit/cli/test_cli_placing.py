@@ -74,13 +74,14 @@ def test_the_reserve_is_set(run: Run) -> None:
 
 
 def test_sets_and_dedicated_hosts(run: Run) -> None:
-    made = good(run("deployment-set", "create", "--name", "apart")).strip()
+    made = good(run("deployment-set", "create", "--name", "apart", "--keep-stopped")).strip()
     instance = read(run("instance", "create", "--image", "debian-13", "--deployment-set", made, "-o", "json"))
     assert instance["InstanceIds"]
     assert made in good(run("deployment-set", "list"))
     assert run("deployment-set", "delete", made).exit_code == 1
     one = good(run("dedicated-host", "allocate")).strip()
     assert one in good(run("dedicated-host", "list"))
+    assert "has no failed machine" in str(run("dedicated-host", "redeploy", one).exception)
     good(run("dedicated-host", "release", one))
     assert one not in good(run("dedicated-host", "list"))
 

@@ -27,18 +27,29 @@ _LOG = log.get("failover")
 
 
 async def move(
-    store: Store, fences: Sequence[Any], instance_id: str, source: str, to: str, why: str, *, by_lease: bool
+    store: Store,
+    fences: Sequence[Any],
+    instance_id: str,
+    source: str,
+    to: str,
+    why: str,
+    *,
+    by_lease: bool,
+    leaves_set: str = "",
 ) -> InstanceEvent | None:
     """Give the instance to the host ``to``; return the event, or ``None`` when it is not to be moved any more.
 
+    ``leaves_set`` is the deployment set that it must be taken out of to be there.
     Raise :class:`StateError` if it cannot be done now.
     """
     for _ in range(TRIES_MAX):
         found = await store.get(Instance, instance_id)
         if found is None or found.value.host != source or found.value.status == "Stopped":
             return None
+        if leaves_set not in ("", found.value.deployment_set):
+            raise StateError(f"instance {instance_id} is not in {leaves_set} any more; it is placed anew")
         ports = await _ports(store, found.value)
-        moved = planner.move(found.value, [one.value for one in ports], to, now_utc(), why)
+        moved = planner.move(found.value, [one.value for one in ports], to, now_utc(), why, leaves_set=bool(leaves_set))
         alive: list[Any] = [Absent(HostAlive, source)] if by_lease else []
         try:
             done = await store.txn(

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from yuntai import log
 from yuntai.control.failover import carry, planner
+from yuntai.control.failover.machines import Machines
 from yuntai.model.base import now_utc
 from yuntai.model.cluster import HostFailure
 from yuntai.model.compute import Instance, InstanceEvent
@@ -41,6 +42,7 @@ class Mover:
         self._placer = placer
         self._fences = tuple(fences)
         self._clock = clock
+        self._machines = Machines(store, placer, fences, clock)
         self._since: dict[str, float] = {}  # failed host → since when it has counted as failed
         self._again_at: dict[str, float] = {}  # instance that found no room → when to look again
         self._takers: frozenset[str] = frozenset()
@@ -74,16 +76,19 @@ class Mover:
         if takers != self._takers:
             self._takers = takers
             self._again_at.clear()
+        avoid = frozenset(failed) | frozenset(collector.missed)
         there = await self._placer.instances_on(failed)
+        between = await self._machines.replace(failed, avoid, by_lease=lambda host: host not in collector.alive)
         patient = {host for host, since in self._since.items() if now - since < MIGRATION_GRACE_S}
         lost = [
             one
             for one in planner.lost(there, frozenset(failed), migrations_too=True)
-            if not (one.migrating_to and one.host in patient) and self._again_at.get(one.id, 0.0) <= now
+            if not (one.migrating_to and one.host in patient)
+            and self._again_at.get(one.id, 0.0) <= now
+            and one.dedicated_host not in between
         ][:ROUND_MAX]
         if not lost:
             return
-        avoid = frozenset(failed) | frozenset(collector.missed)
         by_id = {one.id: one for one in lost}
         placed = await self._placer.take_all(planner.request_for(one, avoid) for one in lost)
         _LOG.info(
@@ -112,8 +117,9 @@ class Mover:
                 return
             by_lease = source not in collector.alive
             event = await carry.move(
-                self._store, self._fences, instance.id, source, placement.host, why, by_lease=by_lease
-            )
+                self._store, self._fences, instance.id, source, placement.host, why,
+                by_lease=by_lease, leaves_set=placement.leaves_set,
+            )  # fmt: skip
         except (StateError, NotFound) as error:
             self._placer.release(instance.id)
             _LOG.warning("instance not moved, will be", instance=instance.id, host=source, error=str(error))

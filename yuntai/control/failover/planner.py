@@ -55,11 +55,14 @@ def request_for(instance: Instance, failed: frozenset[str]) -> Request:
     avoid = failed | ({instance.migrating_to} if instance.migrating_to else frozenset())
     if not _runs(instance):
         return Request(instance.id, 0, 0, avoid=avoid, uses_reserve=True, priority=instance.priority)
-    return dataclasses.replace(request_of(instance, prefer=False, uses_reserve=True), avoid=avoid)
+    return dataclasses.replace(request_of(instance, prefer=False, uses_reserve=True), avoid=avoid, host_failed=True)
 
 
-def move(instance: Instance, ports: Sequence[Port], to: str, now: str, why: str) -> Moved:
+def move(instance: Instance, ports: Sequence[Port], to: str, now: str, why: str, *, leaves_set: bool = False) -> Moved:
     """Return the records of an instance that goes to ``to``. Jobs that work on it go on: they look at its host anew."""
+    if leaves_set:
+        why = f"{why}; it left the deployment set {instance.deployment_set}, which no host had room for"
+        instance = replace(instance, deployment_set="", deployment_set_group=0)
     stays_up = _runs(instance)
     fact = "host_failed" if stays_up else "host_failed_stop"
     status = cast("InstanceStatus", INSTANCE.step(instance.status, fact, instance.id).state)

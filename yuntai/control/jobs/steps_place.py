@@ -6,9 +6,8 @@ import msgspec
 
 from yuntai.control.jobs.context import Context
 from yuntai.control.jobs.outcome import RetryError
-from yuntai.control.scheduler import Fleet, Request
+from yuntai.control.scheduler import Request, empty_host
 from yuntai.control.scheduler.rules import closed
-from yuntai.model.base import now_utc
 from yuntai.model.cluster import Host
 from yuntai.model.placement import DedicatedHost
 
@@ -29,21 +28,6 @@ async def dedicate(ctx: Context) -> None:
     ctx.hold(Request(one.id, host.vcpus_max, host.memory_mib_max), chosen)
     ctx.unit.put(msgspec.structs.replace(host, dedicated=one.id))
     ctx.unit.put(msgspec.structs.replace(one, host=chosen, reason=""))
-
-
-def empty_host(fleet: Fleet) -> tuple[str, str]:
-    """Return the smallest host that is free for somebody alone, or "" and why there is none."""
-    now = now_utc()
-    taken: list[str] = []
-    for host_id in sorted(fleet.hosts, key=lambda h: (fleet.hosts[h].memory_mib_max, h)):
-        host, guests = fleet.hosts[host_id], fleet.guests.get(host_id)
-        if closed(host) or host.jailed_until > now:
-            taken.append(f"{host_id} rejected: it is {host.dedicated or host.maintenance or host.status}")
-        elif guests:
-            taken.append(f"{host_id} rejected: it has {len(guests)} instances")
-        else:
-            return host_id, ""
-    return "", "no host is free: " + ("; ".join(taken[:16]) or "there is no host")
 
 
 async def undo_dedicate(ctx: Context) -> None:

@@ -113,6 +113,23 @@ async def release_dedicated_host(store: Store, caller: Caller, dedicated_id: str
     await transact(store, caller, body, type(None))
 
 
+async def redeploy_dedicated_host(store: Store, caller: Caller, dedicated_id: str) -> None:
+    """RedeployDedicatedHost: its machine has failed, and another one is to be looked for now."""
+
+    async def body(unit: Unit) -> None:
+        one = await need_dedicated_host(unit, caller, dedicated_id)
+        host = await unit.get(Host, one.host) if one.host else None
+        if host is None or host.status == "up":
+            raise errors.ApiError(
+                "IncorrectDedicatedHostStatus",
+                f"The dedicated host {one.id} has no failed machine; only one that is UnderAssessment is redeployed.",
+                errors.CONFLICT,
+            )
+        unit.put(msgspec.structs.replace(one, redeploy=True))
+
+    await transact(store, caller, body, type(None))
+
+
 async def describe_dedicated_hosts(
     store: Store, caller: Caller, *, paging: Paging, ids: tuple[str, ...] = (), name: str = "", status: str = ""
 ) -> Page[DedicatedDetail]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from yuntai.control.scheduler.fleet import Fleet
 from yuntai.control.scheduler.request import Placement, Request, Room, request_of
+from yuntai.control.scheduler.whole import empty_host
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from yuntai.model.cluster import Host
     from yuntai.model.compute import Instance
 
-__all__ = ["Fleet", "Placement", "Request", "Room", "place", "place_many", "request_of", "rooms"]
+__all__ = ["Fleet", "Placement", "Request", "Room", "empty_host", "place", "place_many", "request_of", "rooms"]
 
 
 def rooms(hosts: Iterable[Host], instances: Iterable[Instance]) -> dict[str, Room]:

@@ -203,7 +203,19 @@ class Fleet:
         return self._largest
 
     def choose(self, request: Request) -> Placement:
-        """Choose a host: the one it was on if that still fits, else the best by spreading, then by room, then by id."""
+        """Choose a host: the one it was on if that still fits, else the best by spreading, then by room, then by id.
+
+        What a failed host had leaves its deployment set where that is what the set is told to do, and where nothing
+        fits otherwise.
+        """
+        placement = self._choose(request)
+        if not placement.host and request.host_failed and spread.lets_go(self, request):
+            other = self._choose(request.alone())
+            if other.host:
+                return replace(other, leaves_set=request.deployment_set)
+        return placement
+
+    def _choose(self, request: Request) -> Placement:
         now = now_utc()
         rejections: list[tuple[str, str]] = []
         if request.prefer in self.hosts:
@@ -240,7 +252,7 @@ class Fleet:
         for request in sorted(requests, key=lambda r: (-r.priority, -r.memory_mib, -r.cpu, r.instance)):
             placement = self.choose(request)
             if placement.host:
-                self.hold(request, placement.host)
+                self.hold(request.alone() if placement.leaves_set else request, placement.host)
             placed.append((request, placement))
         return placed
 

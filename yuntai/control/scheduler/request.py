@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -31,6 +31,11 @@ class Request:
     unfit: Callable[[Host], Sequence[str]] | None = None  # what else is wrong with a host (a guest that moves: its CPU)
     uses_reserve: bool = False  # what is held back for the failure of a host is for this one too
     priority: int = 50
+    host_failed: bool = False  # its deployment set may let it go rather than leave it without a host
+
+    def alone(self) -> Request:
+        """Return the request without its deployment set."""
+        return replace(self, deployment_set="", group=0)
 
 
 def request_of(instance: Instance, *, prefer: bool = True, uses_reserve: bool = False) -> Request:
@@ -56,6 +61,7 @@ class Placement:
     host: str
     rejections: tuple[tuple[str, str], ...] = ()
     why: str = ""  # of the chosen host, for a person
+    leaves_set: str = ""  # the deployment set that it must leave to be there
 
     @property
     def rejected(self) -> tuple[str, ...]:

@@ -26,6 +26,12 @@ def why_not(fleet: Fleet, host: Host, request: Request) -> str:
     return f"it has {min(there)} of {what}the deployment set {one.id}"
 
 
+def lets_go(fleet: Fleet, request: Request) -> bool:
+    """Tell whether the instance's set gives up on it rather than keep it down when its host has failed."""
+    one = fleet.sets.get(request.deployment_set)
+    return one is not None and one.strategy != "LowLatency" and one.on_failure == "CancelMembershipAndStart"
+
+
 @dataclass(frozen=True, slots=True)
 class Wish:
     """How good the possible hosts are: a lower rank is better, and none is below ``best``."""
