@@ -8,6 +8,7 @@ use yuntai_volume::{Action, CloseReason, ControlAnswer, Event};
 use crate::gateway::{Beside, Gateway};
 use crate::group::BESIDE;
 use crate::net::{Node, Side};
+use crate::others::SOURCE;
 use crate::world::{Dialer, Job, World, RETRY_US};
 
 impl World {
@@ -29,11 +30,22 @@ impl World {
         self.add_gateway(gateway);
     }
 
-    /// A gateway that is to be the present one.
+    /// A gateway that is to be the present one, on a host of its own.
     pub fn add_gateway(&mut self, gateway: Gateway) {
+        let host = self.gateways.len();
+        self.add_gateway_at(host, gateway);
+    }
+
+    pub(crate) fn add_gateway_at(&mut self, host: usize, mut gateway: Gateway) {
+        gateway.host = host;
+        let record = self.master.records.get_mut(&self.volume).expect("the volume exists");
+        (record.attached, record.holder) = (!gateway.tends, Some(host));
+        if let Some(record) = self.master.records.get_mut(&BESIDE) {
+            (record.attached, record.holder) = (true, Some(host));
+        }
         self.gateways.push(gateway);
         // A volume that is open again is not detached, whatever its former gateway answers now.
-        self.rolling = None;
+        self.closing = None;
         self.newest_served = false;
         self.after(0, Job::GatewayTick(self.gateways.len() - 1));
     }
@@ -104,6 +116,8 @@ impl World {
                     self.note(format!("gateway {index} serves"));
                     opened = true;
                     self.newest_served |= index + 1 == self.gateways.len();
+                    let record = self.master.records.get_mut(&self.volume).expect("the volume exists");
+                    record.unfenced &= self.gateways[index].generation != record.generation;
                 }
                 Action::Closed { reason } => {
                     self.note(format!("gateway {index} is closed: {reason:?}"));
@@ -126,21 +140,31 @@ impl World {
         self.gateways[index].opened |= opened && self.gateways[index].volume.is_some();
     }
 
+    /// Give an event to one of a gateway's volumes.
+    pub(crate) fn event_of(&mut self, index: usize, of: (VolumeId, u64), event: Event) {
+        if of.0 == self.volume {
+            self.gateway_event(index, event);
+        } else if of == (self.gateways[index].beside.id, self.gateways[index].beside.generation) {
+            self.beside_event(index, event);
+        }
+    }
+
     pub(crate) fn raised(&mut self, index: usize, event: u64, body: GatewayEvent) {
         if !self.net.passes(Node::Gateway(index), Node::Master) {
             self.after(RETRY_US, Job::Raised(index, event, body));
             return;
         }
-        if matches!(body, GatewayEvent::Moved { .. }) && self.leader.locked() {
+        if matches!(body, GatewayEvent::Moved { .. }) && self.leader.locked(of_body(&body).0) {
             if self.rng.gen_bool(0.8) {
                 return self.after(RETRY_US, Job::Raised(index, event, body));
             }
             self.coverage.hit("a move was not committed now");
             let delay = self.delay();
             let answer = EventAnswer::Refused { reason: "the volume is being worked on; ask again".into() };
-            return self.after(delay, Job::Answered(index, event, body_volume(&body), answer));
+            return self.after(delay, Job::Answered(index, event, of_body(&body), answer));
         }
-        let answer = self.master.answer(&body);
+        let answer = self.master.answer(self.gateways[index].host, &body);
+        self.tender_heard(index, &body, answer == EventAnswer::Fenced {});
         let placed = matches!(&answer, EventAnswer::Placed { moves } if !moves.is_empty());
         if self.rng.gen_bool(0.04) {
             // The leader dies with the answer; the gateway asks the next one the same.
@@ -160,35 +184,38 @@ impl World {
                 self.coverage.hit("leaving the in-sync set was refused");
             }
             (GatewayEvent::Readmit { .. }, EventAnswer::Stale { .. }) => self.coverage.hit("a server was readmitted"),
-            (GatewayEvent::Moved { .. }, EventAnswer::Placed { .. }) if placed => self.coverage.hit("a replica moved"),
+            (GatewayEvent::Moved { volume, .. }, EventAnswer::Placed { .. }) if placed => {
+                self.coverage.hit("a replica moved");
+                match *volume {
+                    SOURCE => self.coverage.hit("a replica of a source moved"),
+                    BESIDE => self.coverage.hit("a replica of a second volume moved"),
+                    _ => {}
+                }
+            }
             (GatewayEvent::Moved { .. }, EventAnswer::Placed { .. }) => self.coverage.hit("a move was refused"),
             _ => {}
         }
         self.note(format!("gateway {index} raised {body:?}: {answer:?}"));
         let delay = self.delay();
-        self.after(delay, Job::Answered(index, event, body_volume(&body), answer));
+        self.after(delay, Job::Answered(index, event, of_body(&body), answer));
     }
 
-    pub(crate) fn answered(&mut self, index: usize, event: u64, volume: VolumeId, answer: EventAnswer) {
+    pub(crate) fn answered(&mut self, index: usize, event: u64, of: (VolumeId, u64), answer: EventAnswer) {
         if self.net.passes(Node::Master, Node::Gateway(index)) {
-            let answer = Event::Answer { event, answer };
-            if volume == self.volume {
-                self.gateway_event(index, answer);
-            } else {
-                self.beside_event(index, answer);
-            }
+            self.event_of(index, of, Event::Answer { event, answer });
         } else {
-            self.after(RETRY_US, Job::Answered(index, event, volume, answer));
+            self.after(RETRY_US, Job::Answered(index, event, of, answer));
         }
     }
 }
 
-fn body_volume(body: &GatewayEvent) -> VolumeId {
-    let (GatewayEvent::Degrade { volume, .. }
-    | GatewayEvent::Readmit { volume, .. }
-    | GatewayEvent::Hydrated { volume, .. }
-    | GatewayEvent::Moved { volume, .. }
-    | GatewayEvent::BootSet { volume, .. }
-    | GatewayEvent::Fenced { volume, .. }) = body;
-    *volume
+/// The volume of an event, and under which generation.
+pub(crate) fn of_body(body: &GatewayEvent) -> (VolumeId, u64) {
+    let (GatewayEvent::Degrade { volume, generation, .. }
+    | GatewayEvent::Readmit { volume, generation, .. }
+    | GatewayEvent::Hydrated { volume, generation, .. }
+    | GatewayEvent::Moved { volume, generation, .. }
+    | GatewayEvent::BootSet { volume, generation, .. }
+    | GatewayEvent::Fenced { volume, generation }) = body;
+    (*volume, *generation)
 }

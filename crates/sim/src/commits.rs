@@ -26,7 +26,9 @@ impl Master {
         if changed {
             forget_unplaced(record);
         }
-        self.wanted.retain(|one| !done.contains(one));
+        if let Some(wanted) = self.wanted.get_mut(&volume) {
+            wanted.retain(|one| !done.contains(one));
+        }
         EventAnswer::Placed { moves: done }
     }
 }

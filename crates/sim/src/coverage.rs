@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 /// States that a batch of runs must reach.
-pub const LISTED: [&str; 45] = [
+pub const LISTED: [&str; 63] = [
     "a server left the in-sync set",
     "leaving the in-sync set was refused",
     "a server was readmitted",
@@ -50,6 +50,31 @@ pub const LISTED: [&str; 45] = [
     "a group was not frozen now",
     "a group was read as it was",
     "a source was deleted",
+    "a volume was opened again as it is",
+    "a replica of a second volume moved",
+    "a replica of a source moved",
+    "dead layers of a second volume were swept",
+    "dead layers of a source were swept",
+    "a source was tended",
+    "a clone was told where its source is",
+    "a volume was detached",
+    "a volume was detached by force",
+    "a volume was tended",
+    "a tender moved a replica",
+    "a tender brought a server back",
+    "a tender hydrated a clone",
+    "a tender had no say any more",
+    "an attachment ended the tending",
+    "tending ended for lack of work",
+    "a snapshot was taken of what nobody had attached",
+    "a volume was rolled back under its tender",
+];
+
+/// Of these, what is counted but not required: too rare for 300 seeds to be sure of it.
+const RARE: [&str; 3] = [
+    "a clone was told where its source is",
+    "dead layers of a second volume were swept",
+    "a volume was rolled back under its tender",
 ];
 
 /// How often each state was reached.
@@ -73,10 +98,10 @@ impl Coverage {
         }
     }
 
-    /// Listed states that were never reached.
+    /// Listed states that were never reached and should have been.
     #[must_use]
     pub fn missing(&self) -> Vec<&'static str> {
-        LISTED.into_iter().filter(|state| !self.0.contains_key(state)).collect()
+        LISTED.into_iter().filter(|state| !self.0.contains_key(state) && !RARE.contains(state)).collect()
     }
 }
 

@@ -20,6 +20,8 @@ pub enum Fault {
     Down(ServerId),
     /// No gateway runs.
     NoGateway,
+    /// Nobody has the volume attached.
+    Detached,
     /// The disk of a server is full.
     Full(ServerId),
     /// The disk of a server takes its time.
@@ -34,7 +36,7 @@ impl World {
         *ids.choose(&mut self.rng).expect("there are servers")
     }
 
-    fn how_long(&mut self) -> Micros {
+    pub(crate) fn how_long(&mut self) -> Micros {
         match self.rng.gen_range(0..3) {
             0 => self.rng.gen_range(1_000..100_000),
             1 => self.rng.gen_range(100_000..1_500_000),
@@ -83,6 +85,7 @@ impl World {
             Kind::Group => self.snapshot_group(),
             Kind::Delete => self.delete_snapshot(),
             Kind::Rollback => self.begin_rollback(),
+            Kind::Detach => self.begin_detach(),
             Kind::Grow => self.grow(),
             Kind::Elect => self.elect(),
             Kind::Drain => self.drain(id),
@@ -91,7 +94,7 @@ impl World {
         }
     }
 
-    fn last(&mut self, fault: Fault) {
+    pub(crate) fn last(&mut self, fault: Fault) {
         self.note(format!("fault {fault:?}"));
         match fault {
             Fault::Cut(from, to) => self.net.cut(from, to),
@@ -102,6 +105,7 @@ impl World {
                 self.servers.get_mut(&id).expect("a server of this world").disk = disk;
             }
             Fault::NoGateway => self.kill_gateway(self.gateways.len() - 1),
+            Fault::Detached => {}
             Fault::Full(id) => {
                 let disk = &self.servers[&id].disk;
                 let used: u64 = disk.files().iter().map(|(_, bytes)| bytes).sum();
@@ -122,10 +126,14 @@ impl World {
             Fault::Frozen(node) => self.net.thaw(node),
             Fault::Down(id) => self.start_server(id),
             Fault::NoGateway => {
-                if self.gateways.last().is_some_and(|gateway| gateway.volume.is_none()) {
+                let gone = self.gateways.last().is_some_and(|gateway| gateway.volume.is_none());
+                if gone && self.attached() {
                     self.open_gateway(Vec::new());
+                } else if gone {
+                    self.untended();
                 }
             }
+            Fault::Detached => self.attach(),
             Fault::Full(id) => self.servers[&id].disk.set_capacity(None),
             Fault::Slow(id) => self.servers.get_mut(&id).expect("a server of this world").slow = false,
             Fault::Rough(one, other) => self.net.smooth(one, other),
@@ -175,6 +183,8 @@ impl World {
         self.coverage.hit("the power of everything was cut");
         let ids: Vec<ServerId> = self.servers.keys().copied().collect();
         ids.into_iter().for_each(|id| self.lose_power(id));
+        // All of it: a former gateway that lived on would give out answers of servers that remember nothing of them.
+        (0..self.gateways.len() - 1).for_each(|index| self.kill_gateway(index));
         self.last(Fault::NoGateway);
     }
 
@@ -208,13 +218,16 @@ impl World {
     fn begin_again(&mut self) {
         let old = self.gateways.len() - 1;
         let record = &self.master.records[&self.volume];
-        if self.pair.is_some() || !self.gateways[old].opened || self.gateways[old].generation != record.generation {
+        let speaks = self.gateways[old].generation == record.generation && record.holder.is_some();
+        if self.pair.is_some() || !self.gateways[old].opened || !speaks {
             return;
         }
         self.note(format!("fault: gateway {old} is begun again beside itself"));
         self.coverage.hit("two gateways had one generation");
         let (spec, session) = (self.master.describe(self.volume, Vec::new()), self.rng.gen());
-        self.add_gateway(Gateway::new(spec, session));
+        let mut gateway = Gateway::new(spec, session);
+        gateway.tends = self.gateways[old].tends;
+        self.add_gateway_at(self.gateways[old].host, gateway);
         let time = self.how_long();
         self.after(time, Job::Heal(Fault::NoGateway));
     }
@@ -227,7 +240,7 @@ impl World {
                 self.coverage.hit("a server was drained");
             }
         } else {
-            let joining = self.master.wanted.first().map(|one| one.to).filter(|_| self.rng.gen_bool(0.5));
+            let joining = self.master.wanted(self.volume).first().map(|one| one.to).filter(|_| self.rng.gen_bool(0.5));
             self.master.draining = Some(joining.unwrap_or(id));
         }
         self.note(format!("draining: {:?}", self.master.draining));

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use yuntai_proto::control::OpenVolume;
+use yuntai_proto::VolumeId;
 use yuntai_volume::{Action, Config, Event, GuestRequest, LinkId, Volume};
 
 use crate::net::ConnId;
@@ -13,6 +14,10 @@ pub struct Gateway {
     pub volume: Option<Volume>,
     /// The generation that it was granted.
     pub generation: u64,
+    /// The host that it runs on: as many as there are gateways, but for those that were begun twice.
+    pub host: usize,
+    /// It has the volume open for the store's own work: no guest is there.
+    pub tends: bool,
     /// It serves.
     pub opened: bool,
     /// Its clock has jumped so far ahead.
@@ -22,13 +27,17 @@ pub struct Gateway {
     /// Connections of its links.
     pub links: BTreeMap<LinkId, ConnId>,
     names: BTreeMap<ConnId, LinkId>,
-    /// Another volume of the same host, in some runs.
+    /// Another volume of the same host, in some runs: the second one, or the source that is tended.
     pub beside: Beside,
 }
 
 /// A gateway's other volume.
 #[derive(Default)]
 pub struct Beside {
+    /// Which one.
+    pub id: VolumeId,
+    /// The generation that it was granted.
+    pub generation: u64,
     /// None if there is none, or it is over.
     pub volume: Option<Volume>,
     /// Connections of its links.
@@ -39,7 +48,9 @@ impl Beside {
     /// A volume that is about to be opened.
     #[must_use]
     pub fn new(spec: OpenVolume, session: u64) -> Self {
-        Self { volume: Some(Volume::new(spec, session, Config::default())), links: BTreeMap::new() }
+        let (id, generation) = (spec.volume, spec.generation);
+        let volume = Some(Volume::new(spec, session, Config::default()));
+        Self { id, generation, volume, links: BTreeMap::new() }
     }
 
     /// The link of a connection that still counts.
@@ -64,6 +75,8 @@ impl Gateway {
         Self {
             volume,
             generation,
+            host: 0,
+            tends: false,
             opened: false,
             ahead_us: 0,
             asked: VecDeque::new(),
@@ -71,6 +84,14 @@ impl Gateway {
             names: BTreeMap::new(),
             beside: Beside::default(),
         }
+    }
+
+    /// A volume that is open here, and its generation.
+    #[must_use]
+    pub fn has(&self, volume: VolumeId) -> Option<(&Volume, u64)> {
+        let first = self.volume.as_ref().map(|open| (open, self.generation));
+        let second = self.beside.volume.as_ref().map(|open| (open, self.beside.generation));
+        first.into_iter().chain(second).find(|(open, _)| open.spec().volume == volume)
     }
 
     /// Give an event to the volume, and take what it wants done.

@@ -125,13 +125,17 @@ impl World {
                     let record = self.master.records.get_mut(&BESIDE).expect("it exists");
                     record.snapshots.range_mut(..head).for_each(|(_, done)| *done = true);
                 }
+                Action::ControlReply { id, result } => {
+                    let delay = self.delay();
+                    self.after(delay, Job::Reported(index, id, result));
+                }
                 Action::Closed { .. } => self.gateways[index].beside.volume = None,
-                Action::ControlReply { .. } | Action::Opened | Action::Note { .. } => {}
+                Action::Opened | Action::Note { .. } => {}
             }
         }
     }
 
-    fn drop_beside(&mut self, index: usize, link: LinkId) {
+    pub(crate) fn drop_beside(&mut self, index: usize, link: LinkId) {
         if let Some(conn) = self.gateways[index].beside.unbind(link) {
             self.net.lose_in_flight(conn, Side::Acceptor);
             self.close(conn, Side::Dialer);
@@ -176,7 +180,7 @@ impl World {
             self.master.records[volume].snapshots.get(node).is_none_or(|done| *done)
         };
         let done = done(&self.volume, &node) && done(&BESIDE, &other);
-        let index = self.seen_gateway();
+        let index = self.seen_gateway(self.volume);
         let Some(pair) = &mut self.pair else { return false };
         if done {
             pair.pending = None;

@@ -105,6 +105,20 @@ impl History {
         }
     }
 
+    /// As [`History::seal`], but nothing is durable by that: only what was asked until now may be seen.
+    pub fn bound(&mut self, now: &Self) {
+        for (sector, register) in &now.sectors {
+            self.register(*sector).values.clone_from(&register.values);
+        }
+    }
+
+    /// What was acknowledged is durable.
+    pub fn settle(&mut self) {
+        for register in self.sectors.values_mut() {
+            (register.flushed, register.acked) = (register.floor, register.floor);
+        }
+    }
+
     /// The disk is again what it was in `then`.
     pub fn roll_back(&mut self, then: &Self) {
         self.sectors = then.sectors.clone();

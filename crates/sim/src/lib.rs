@@ -24,11 +24,13 @@ pub mod master;
 pub mod mix;
 pub mod mutants;
 pub mod net;
+pub mod others;
 pub mod run;
 pub mod server;
 mod serving;
 pub mod snapshots;
 mod tending;
+mod unattached;
 pub mod world;
 
 pub use run::{run, Failure};

@@ -37,6 +37,12 @@ pub struct Record {
     pub hydrated_chunks: u32,
     /// Where absent blocks come from.
     pub source: Option<(VolumeId, LayerId)>,
+    /// Some guest's host has it. If not, it may still be open for the store's own work.
+    pub attached: bool,
+    /// The host whose gateway has it open under the present generation.
+    pub holder: Option<usize>,
+    /// It was detached by force: its writer may still be at work.
+    pub unfenced: bool,
 }
 
 /// Every volume's record, and where servers are.
@@ -50,7 +56,7 @@ pub struct Master {
     /// The highest term that was given to a leader.
     pub term: u64,
     /// Moves that the leader wants. In its memory only.
-    pub wanted: BTreeSet<Move>,
+    pub wanted: BTreeMap<VolumeId, BTreeSet<Move>>,
     servers: Vec<ServerId>,
 }
 
@@ -63,7 +69,7 @@ impl Master {
             draining: None,
             deleting: BTreeSet::new(),
             term: 0,
-            wanted: BTreeSet::new(),
+            wanted: BTreeMap::new(),
             servers: servers.to_vec(),
         }
     }
@@ -85,8 +91,24 @@ impl Master {
             stale: BTreeSet::new(),
             hydrated_chunks: if source.is_some() { 0 } else { chunks },
             source,
+            attached: false,
+            holder: None,
+            unfenced: false,
         };
         self.records.insert(volume, record);
+    }
+
+    /// The moves that are wanted of a volume.
+    #[must_use]
+    pub fn wanted(&self, volume: VolumeId) -> BTreeSet<Move> {
+        self.wanted.get(&volume).cloned().unwrap_or_default()
+    }
+
+    /// May the volume still read from its source?
+    #[must_use]
+    pub fn reads_source(&self, volume: VolumeId) -> bool {
+        let record = &self.records[&volume];
+        record.source.is_some() && u64::from(record.hydrated_chunks) * CHUNK_BYTES < record.size_bytes
     }
 
     /// How many chunks a volume has.
@@ -155,16 +177,16 @@ impl Master {
             hydrated_chunks: record.hydrated_chunks,
             export: String::new(),
             prefer,
-            moves: self.wanted.iter().copied().collect(),
+            moves: self.wanted(volume).iter().copied().collect(),
             boot_set: Vec::new(),
             upkeep: None,
         }
     }
 
-    /// A snapshot's transaction: the head is frozen, a child of it is the new head.
+    /// A snapshot's transaction: the head is frozen, a child of it is the new head. What nobody writes stands still.
     pub fn snapshot(&mut self, volume: VolumeId) {
         let record = self.records.get_mut(&volume).expect("the volume exists");
-        record.snapshots.insert(record.head, false);
+        record.snapshots.insert(record.head, !record.attached);
         record.parents.push(record.head);
         record.head = LayerId::try_from(record.parents.len() - 1).expect("few layers");
     }
@@ -182,12 +204,15 @@ impl Master {
         let whole = u64::from(record.hydrated_chunks) * CHUNK_BYTES >= record.size_bytes;
         record.placement.push(replicas);
         record.size_bytes += CHUNK_BYTES;
+        if !record.attached {
+            record.holder = None; // who tends it would not know of the new chunk
+        }
         // What needs no source goes on needing none: what is added was never in it.
         record.hydrated_chunks += u32::from(whole);
     }
 
-    /// Answer a gateway's event, by the record.
-    pub fn answer(&mut self, event: &GatewayEvent) -> EventAnswer {
+    /// Answer an event of a host's gateway, by the record.
+    pub fn answer(&mut self, host: usize, event: &GatewayEvent) -> EventAnswer {
         let (GatewayEvent::Degrade { volume, generation, .. }
         | GatewayEvent::Readmit { volume, generation, .. }
         | GatewayEvent::Hydrated { volume, generation, .. }
@@ -196,7 +221,7 @@ impl Master {
         | GatewayEvent::Fenced { volume, generation }) = event;
         // As `yuntai/pangu/desk.py` does: of a volume that was deleted meanwhile an event may still be on its way.
         let Some(record) = self.records.get_mut(volume) else { return EventAnswer::Fenced {} };
-        if *generation != record.generation {
+        if *generation != record.generation || record.holder != Some(host) {
             return EventAnswer::Fenced {};
         }
         match event {

@@ -60,6 +60,8 @@ pub enum Kind {
     Delete,
     /// The volume is rolled back to a snapshot.
     Rollback,
+    /// The volume is detached.
+    Detach,
     /// The volume grows.
     Grow,
     /// Another master leads.
@@ -70,7 +72,7 @@ pub enum Kind {
     CutControl,
 }
 
-const USUAL: [(Kind, u32); 30] = [
+const USUAL: [(Kind, u32); 31] = [
     (Kind::Break, 12),
     (Kind::CutTo, 8),
     (Kind::CutFrom, 8),
@@ -97,6 +99,7 @@ const USUAL: [(Kind, u32); 30] = [
     (Kind::Group, 8),
     (Kind::Delete, 6),
     (Kind::Rollback, 5),
+    (Kind::Detach, 7),
     (Kind::Grow, 1),
     (Kind::Elect, 4),
     (Kind::Drain, 5),

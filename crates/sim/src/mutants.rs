@@ -46,12 +46,13 @@ const fn old_bytes(invariant: u8, name: &'static str) -> Mutant {
 }
 
 /// All of them.
-pub const MUTANTS: [Mutant; 36] = [
+pub const MUTANTS: [Mutant; 37] = [
     // 1. One writer: the generation at the replica is the authority.
     test(1, "fence in memory only"),
     test(1, "a lower generation is let in"),
     test(1, "another session of the same generation is let in"),
     test(1, "an older writer's connection stays good"),
+    test(1, "an older master's order is carried out"),
     // 2. Acknowledged means on every in-sync replica; flushed means synced on all of them.
     seeds(2, "one answer is enough"),
     seeds(2, "a flush is answered without a sync"),

@@ -11,8 +11,10 @@ use yuntai_volume::{ControlRequest, Event, GuestData, GuestError, GuestRequest};
 use crate::coverage::Coverage;
 use crate::gateway::{Beside, Gateway};
 use crate::group::{Pair, BESIDE, PAIR};
+use crate::history::History;
 use crate::leader::Asked;
 use crate::master::Record;
+use crate::others::{CLONE, SOURCE};
 use crate::world::{Job, Micros, World};
 
 /// Three replicas of each chunk, and sometimes servers that have none.
@@ -26,8 +28,6 @@ const RECOVERY_US: Micros = 180_000_000;
 /// The request is there, and the first piece is being looked at.
 const SCRUB_US: Micros = 1_000_000;
 const MOUNTS_MAX: usize = 3;
-const SOURCE: u64 = 1;
-const CLONE: u64 = 2;
 
 /// A run that failed.
 #[derive(Clone, Debug)]
@@ -78,8 +78,9 @@ fn whole(world: &mut World) -> Result<(), String> {
     world.volume = SOURCE;
     world.master.create(SOURCE, CHUNKS, None);
     if world.rng.gen_bool(0.5) {
-        make_source(world)?;
+        let history = make_source(world)?;
         world.master.create(CLONE, CHUNKS, Some((SOURCE, 1)));
+        world.guest.history = history;
         world.volume = CLONE;
         world.servers.values_mut().for_each(|server| server.fence = 0);
         world.elect();
@@ -89,16 +90,38 @@ fn whole(world: &mut World) -> Result<(), String> {
         world.pair = Some(Pair::default());
         world.after(0, Job::Pair);
     }
-    world.open_gateway(Vec::new());
+    if world.volume == CLONE && world.pair.is_none() && world.rng.gen_bool(0.4) {
+        world.begin_unattached();
+    } else {
+        world.open_gateway(Vec::new());
+    }
     work(world)?;
     heal(world)?;
     check_everything(world)
 }
 
-/// Fill the source in peace, freeze it, and let it go.
-fn make_source(world: &mut World) -> Result<(), String> {
+/// Fill the source in peace, freeze it, and let it go; what its first node shows. Sometimes it goes on after that, so that
+/// something of it can be swept under the clone.
+fn make_source(world: &mut World) -> Result<History, String> {
     world.open_gateway(Vec::new());
-    for _ in 0..40 {
+    fill_source(world, 40)?;
+    let history = world.guest.history.clone();
+    for _ in 0..world.rng.gen_range(0..3) {
+        freeze_source(world)?;
+        fill_source(world, 15)?;
+    }
+    let last = world.gateways.len() - 1;
+    world.master.snapshot(SOURCE);
+    world.gateway_event(last, Event::Control { id: 1, request: ControlRequest::Close });
+    until(world, "the source is closed", |world| world.gateways[last].volume.is_none())?;
+    let record = world.master.records.get_mut(&SOURCE).expect("just made");
+    (record.attached, record.holder) = (false, None);
+    record.snapshots.values_mut().for_each(|done| *done = true);
+    Ok(history)
+}
+
+fn fill_source(world: &mut World, requests: u32) -> Result<(), String> {
+    for _ in 0..requests {
         world.guest_asks();
         let wait = world.rng.gen_range(100..2_000);
         advance(world, wait)?;
@@ -106,10 +129,13 @@ fn make_source(world: &mut World) -> Result<(), String> {
     until(world, "the source is written", |world| world.guest.waiting() == 0)?;
     let flush = world.guest.flush();
     world.ask(flush);
-    until(world, "the source is flushed", |world| world.guest.waiting() == 0)?;
+    until(world, "the source is flushed", |world| world.guest.waiting() == 0)
+}
+
+fn freeze_source(world: &mut World) -> Result<(), String> {
     world.master.snapshot(SOURCE);
-    world.gateway_event(world.gateways.len() - 1, Event::Control { id: 1, request: ControlRequest::Close });
-    until(world, "the source is closed", |world| world.gateways.last().is_some_and(|g| g.volume.is_none()))
+    world.finish_snapshots();
+    until(world, "the source is frozen", |world| world.master.records[&SOURCE].snapshots.values().all(|done| *done))
 }
 
 fn work(world: &mut World) -> Result<(), String> {
@@ -132,13 +158,25 @@ fn heal(world: &mut World) -> Result<(), String> {
         world.servers.get_mut(&id).expect("listed").slow = false;
         world.start_server(id);
     }
+    // Who was told to let go does so first: what is asked of it after that would never be answered.
+    until(world, "what is being closed is closed", |world| {
+        world.closing.is_none_or(|(index, _)| world.gateways[index].volume.is_none())
+    })?;
+    if !world.attached() {
+        until(world, "what nobody has attached is whole again", |world| {
+            let record = &world.master.records[&world.volume];
+            record.attached || record.stale.is_empty()
+        })?;
+        world.attach();
+    }
     if world.gateways.last().is_some_and(|gateway| gateway.volume.is_none()) {
         world.open_gateway(Vec::new());
     }
     // Faults that had been begun may still end by themselves meanwhile; that does no harm.
     until(world, "every request is answered and every server is back", |world| {
         let present = world.gateways.last().is_some_and(|gateway| gateway.opened);
-        present && world.guest.waiting() == 0 && world.master.records[&world.volume].stale.is_empty()
+        let whole = world.master.records.values().all(|record| record.stale.is_empty());
+        present && world.guest.waiting() == 0 && whole
     })?;
     world.master.wanted.clear();
     until(world, "what nothing names is dropped", |world| world.spare_replicas() == 0)?;
@@ -178,7 +216,10 @@ fn check_everything(world: &mut World) -> Result<(), String> {
     until(world, "the last flush is answered", |world| world.guest.waiting() == 0)?;
     advance(world, 2_000_000)?;
     until(world, "the last rebuild ends", |world| world.master.records[&world.volume].stale.is_empty())?;
-    replicas_are_equal(world)?;
+    let volumes: Vec<u64> = world.master.records.keys().copied().collect();
+    for volume in volumes {
+        replicas_are_equal(world, volume)?;
+    }
     groups_are_of_one_moment(world)?;
     snapshots_are_as_they_were(world)
 }
@@ -247,8 +288,7 @@ fn read_everything(world: &mut World) -> Result<(), String> {
 
 type Content = (Position, Vec<(u32, u16, u8, u32)>);
 
-fn replicas_are_equal(world: &mut World) -> Result<(), String> {
-    let volume = world.volume;
+fn replicas_are_equal(world: &mut World, volume: u64) -> Result<(), String> {
     let record = world.master.records[&volume].clone();
     for chunk in 0..record.placement.len() as u32 {
         let mut seen: Option<(ServerId, Content)> = None;
@@ -280,7 +320,7 @@ fn replicas_are_equal(world: &mut World) -> Result<(), String> {
                 Some((other, first)) => {
                     let differ = first.1.iter().filter(|entry| !content.1.contains(entry)).count();
                     return Err(format!(
-                        "chunk {chunk}: servers {other} at {:?} and {id} at {:?} differ in {differ} entries",
+                        "chunk {chunk} of volume {volume}: servers {other} at {:?} and {id} at {:?} differ in {differ} entries",
                         first.0, content.0
                     ));
                 }
@@ -341,7 +381,10 @@ impl World {
     /// The last gateway; but until that one serves, the guest still runs on the host of the one before.
     pub(crate) fn guests_gateway(&self) -> usize {
         let last = self.gateways.len() - 1;
-        let serves = |index: &usize| self.gateways[*index].opened && self.gateways[*index].volume.is_some();
+        let serves = |index: &usize| {
+            let gateway = &self.gateways[*index];
+            gateway.opened && gateway.volume.is_some() && !gateway.tends
+        };
         match last.checked_sub(1).filter(serves) {
             Some(before) if !self.gateways[last].opened && !self.newest_served => before,
             _ => last,
@@ -363,7 +406,8 @@ impl World {
         }
         let wait = self.rng.gen_range(GUEST_EVERY_US);
         self.after(wait, Job::Guest);
-        let there = self.gateways[self.guests_gateway()].volume.is_some();
+        let gateway = &self.gateways[self.guests_gateway()];
+        let there = gateway.volume.is_some() && !gateway.tends;
         if there && self.guest.waiting() < UNANSWERED_MAX {
             self.guest_asks();
         }

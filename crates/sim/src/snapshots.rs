@@ -8,12 +8,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use rand::seq::IteratorRandom;
 use rand::Rng;
 use yuntai_proto::control::ServerRequest;
-use yuntai_proto::{LayerId, ServerId, CHUNK_BYTES};
+use yuntai_proto::{LayerId, ServerId, VolumeId, CHUNK_BYTES};
 use yuntai_volume::ControlRequest;
 
+use crate::group::BESIDE;
 use crate::history::History;
 use crate::leader::{Asked, QUIET_US};
 use crate::master::Record;
+use crate::others::SOURCE;
+use crate::unattached::Closing;
 use crate::world::{Job, Micros, World};
 
 /// What a frozen node may show: at least what was acknowledged when the record froze it, at most what was asked before a
@@ -22,6 +25,8 @@ pub struct Frozen {
     /// Its disk.
     pub history: History,
     sealed: bool,
+    /// What was asked later is in another node: the volume was rolled back.
+    bounded: bool,
 }
 
 /// What one leader remembers of a sweep.
@@ -44,11 +49,12 @@ impl Record {
         self.snapshots.keys().copied().chain([self.head]).collect()
     }
 
-    /// Layers that nobody may. Layer 0 belongs to the source and is not counted.
+    /// Layers that nobody may, if a clone stands on that one. Layer 0 belongs to the source and is not counted.
     #[must_use]
-    pub fn dead(&self) -> Vec<LayerId> {
+    pub fn dead(&self, stood: Option<LayerId>) -> Vec<LayerId> {
         let live = self.live();
-        (1..self.parents.len() as LayerId).filter(|layer| !live.contains(layer)).collect()
+        let lives = |layer: &LayerId| live.contains(layer) || stood == Some(*layer);
+        (1..self.parents.len() as LayerId).filter(|layer| !lives(layer)).collect()
     }
 }
 
@@ -58,7 +64,13 @@ impl World {
         if self.pair.as_ref().is_some_and(|pair| pair.pending.is_some()) {
             return; // what is frozen together comes first
         }
+        if self.master.records[&self.volume].unfenced {
+            return; // its old writer may still write to what is to be frozen
+        }
         self.snapshot_record();
+        if !self.attached() {
+            return self.coverage.hit("a snapshot was taken of what nobody had attached");
+        }
         if self.rng.gen_bool(0.7) {
             self.finish_snapshots();
         }
@@ -69,7 +81,9 @@ impl World {
         self.master.snapshot(self.volume);
         let record = &self.master.records[&self.volume];
         let node = record.parents[record.head as usize];
-        self.frozen.insert(node, Frozen { history: self.guest.history.clone(), sealed: false });
+        let text = format!("node {node} is frozen");
+        self.frozen.insert(node, Frozen { history: self.guest.history.clone(), sealed: false, bounded: false });
+        self.note(text);
         self.coverage.hit("a snapshot was taken");
     }
 
@@ -79,19 +93,30 @@ impl World {
             return;
         }
         let record = &self.master.records[&self.volume];
-        let pending = record.snapshots.values().any(|done| !done);
-        let request = ControlRequest::Snapshot { parents: record.parents.clone(), head: record.head };
-        if let (true, Some(index)) = (pending, self.seen_gateway()) {
-            let delay = self.delay();
-            self.after(delay, Job::Order(index, 0, request));
+        if !record.snapshots.values().any(|done| !done) {
+            return;
         }
+        if !record.attached {
+            // Nobody writes. But one whom nobody has fenced may still write to what is to be frozen.
+            let head = record.head;
+            if !record.unfenced {
+                self.snapshots_done(head);
+            }
+            return;
+        }
+        let request = ControlRequest::Snapshot { parents: record.parents.clone(), head: record.head };
+        self.order_under_lock(self.volume, request);
     }
 
     /// A gateway writes to `head` now, and what is below it is durable: what the nodes show is settled.
     pub(crate) fn seal(&mut self, head: LayerId) {
         for (_, frozen) in self.frozen.range_mut(..head).filter(|(_, frozen)| !frozen.sealed) {
             frozen.sealed = true;
-            frozen.history.seal(&self.guest.history);
+            if frozen.bounded {
+                frozen.history.settle();
+            } else {
+                frozen.history.seal(&self.guest.history);
+            }
         }
     }
 
@@ -114,6 +139,10 @@ impl World {
 
     /// A snapshot is deleted, anywhere in the tree.
     pub(crate) fn delete_snapshot(&mut self) {
+        let other = self.other().filter(|_| self.rng.gen_bool(0.4));
+        if let Some(other) = other {
+            return self.delete_snapshot_of(other);
+        }
         let Some(node) = self.some_snapshot() else { return };
         self.note(format!("snapshot {node} is deleted"));
         self.coverage.hit("a snapshot was deleted");
@@ -127,34 +156,40 @@ impl World {
         if self.pair.is_some() {
             return; // the second volume would not go back with it
         }
-        if self.seen_gateway() != Some(last) || !self.gateways[last].opened || self.some_snapshot().is_none() {
+        if !self.attached() {
+            return self.roll_back();
+        }
+        if self.seen_gateway(self.volume) != Some(last) || !self.gateways[last].opened || self.some_snapshot().is_none()
+        {
             return;
         }
         self.note("the volume is closed to be rolled back".into());
-        self.rolling = Some(last);
+        self.closing = Some((last, Closing::Rollback));
         let delay = self.delay();
-        self.after(delay, Job::Order(last, 0, ControlRequest::Close));
+        self.after(delay, Job::Order(last, self.of(), 0, ControlRequest::Close));
     }
 
-    /// The gateway has closed the volume, and said whether all is durable.
-    pub(crate) fn detached(&mut self, index: usize, flushed: bool) {
-        if self.rolling.take_if(|rolling| *rolling == index).is_none() {
+    /// The record's new head stands on a snapshot; what the old one had is given up.
+    pub(crate) fn roll_back(&mut self) {
+        let Some(node) = self.some_snapshot() else { return };
+        let record = &self.master.records[&self.volume];
+        if record.unfenced {
             return;
         }
-        let wait = self.rng.gen_range(1_000..500_000);
-        self.after(wait, Job::Heal(crate::faults::Fault::NoGateway));
-        let head = self.master.records[&self.volume].head;
-        if flushed {
-            self.seal(head);
-            self.snapshots_done(head);
+        if record.holder.is_some() {
+            self.coverage.hit("a volume was rolled back under its tender");
         }
-        let Some(node) = self.some_snapshot().filter(|_| flushed) else { return };
         let record = self.master.records.get_mut(&self.volume).expect("the volume exists");
         record.parents.push(node);
         record.head = record.parents.len() as LayerId - 1;
         let text = format!("rolled back to {node}: the head is {}", record.head);
         self.note(text);
+        self.untended();
         self.coverage.hit("a volume was rolled back");
+        for frozen in self.frozen.values_mut().filter(|frozen| !frozen.sealed && !frozen.bounded) {
+            frozen.bounded = true;
+            frozen.history.bound(&self.guest.history);
+        }
         self.guest.history.roll_back(&self.frozen[&node].history);
     }
 
@@ -167,20 +202,23 @@ impl World {
         if let Some(gone) = self.master.records.remove(&source) {
             self.note("the clone is whole: its source is deleted".into());
             self.coverage.hit("a source was deleted");
+            self.master.wanted.remove(&source);
             self.master.deleting = gone.placement.into_iter().flatten().collect();
         }
         let Some(id) = self.master.deleting.iter().copied().choose(&mut self.rng) else { return };
         self.ask_server(id, &ServerRequest::DeleteVolume { volume: source }, Asked::Delete);
     }
 
-    /// The sweeper's turn: one server that has not swept is asked.
-    pub(crate) fn sweep(&mut self) {
-        let record = &self.master.records[&self.volume];
-        let (dead, live, parents) = (record.dead(), record.live(), record.parents.clone());
+    /// The sweeper's turn: one server of a volume that has not swept it is asked.
+    pub(crate) fn sweep(&mut self, volume: VolumeId) {
+        let stood = self.stood_on(volume);
+        let record = &self.master.records[&volume];
+        let (dead, parents) = (record.dead(stood), record.parents.clone());
+        let live: BTreeSet<LayerId> = record.live().into_iter().chain(stood).collect();
         let holders: BTreeSet<ServerId> = record.placement.iter().flatten().copied().collect();
         let swept = record.swept.clone();
         let now = self.now;
-        let sweeping = &mut self.leader.sweeping;
+        let sweeping = self.leader.sweeping.entry(volume).or_default();
         let before = std::mem::take(&mut sweeping.dead_since);
         sweeping.dead_since = dead.iter().map(|layer| (*layer, before.get(layer).copied().unwrap_or(now))).collect();
         let young = |layer: &LayerId| now - sweeping.dead_since[layer] < QUIET_US;
@@ -196,17 +234,28 @@ impl World {
             return;
         };
         let (parents, live, count) = (work.parents.clone(), work.live.clone(), work.count);
-        let request = ServerRequest::Sweep { volume: self.volume, term: self.leader.term, parents, live };
-        self.ask_server(id, &request, Asked::Sweep(count));
+        let request = ServerRequest::Sweep { volume, term: self.leader.term, parents, live };
+        self.ask_server(id, &request, Asked::Sweep(volume, count));
+    }
+
+    /// The node of a source that its clone stands on, while it may read it.
+    fn stood_on(&self, volume: VolumeId) -> Option<LayerId> {
+        let (source, node) = self.master.records[&self.volume].source?;
+        (source == volume && self.master.reads_source(self.volume)).then_some(node)
     }
 
     /// A server says how far its sweep is.
-    pub(crate) fn swept(&mut self, id: ServerId, count: usize, answer: Option<&serde_json::Value>) {
+    pub(crate) fn swept(&mut self, volume: VolumeId, id: ServerId, count: usize, answer: Option<&serde_json::Value>) {
         let Some(answer) = answer.filter(|answer| answer["done"] == true) else { return };
+        let Some(record) = self.master.records.get_mut(&volume) else { return };
         if answer["freed_bytes"].as_u64().is_some_and(|bytes| bytes > 0) {
             self.coverage.hit("dead layers were swept");
+            match volume {
+                SOURCE => self.coverage.hit("dead layers of a source were swept"),
+                BESIDE => self.coverage.hit("dead layers of a second volume were swept"),
+                _ => {}
+            }
         }
-        let record = self.master.records.get_mut(&self.volume).expect("the volume exists");
         let known = record.swept.entry(id).or_default();
         *known = count.max(*known);
         let placement = &record.placement;

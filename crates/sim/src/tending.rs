@@ -33,10 +33,11 @@ impl World {
         let damaged = status.map(|status| status.damaged).unwrap_or_default();
         let chunks: Vec<ChunkIndex> =
             damaged.iter().filter(|one| one.volume == self.volume && placed(one.chunk)).map(|one| one.chunk).collect();
-        if let (false, Some(index)) = (chunks.is_empty(), self.seen_gateway()) {
+        self.leader.damaged = !chunks.is_empty();
+        if let (false, Some(index)) = (chunks.is_empty(), self.seen_gateway(self.volume)) {
             self.coverage.hit("healing was asked for");
             let delay = self.delay();
-            self.after(delay, Job::Order(index, 0, ControlRequest::Heal { server: id, chunks }));
+            self.after(delay, Job::Order(index, self.of(), 0, ControlRequest::Heal { server: id, chunks }));
         }
     }
 
@@ -61,7 +62,7 @@ impl World {
     /// Tell the gateway of a size that it does not know yet.
     pub(crate) fn tell_size(&mut self) {
         let record = &self.master.records[&self.volume];
-        let Some(index) = self.seen_gateway() else { return };
+        let Some(index) = self.seen_gateway(self.volume) else { return };
         let served = self.gateways[index].volume.as_ref().expect("it is open").spec().size_bytes;
         if served < record.size_bytes {
             let (size, placement) = (record.size_bytes, record.placement.clone());

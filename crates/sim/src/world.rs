@@ -23,6 +23,7 @@ use crate::mix::Mix;
 use crate::net::{ConnId, Cut, Net, Node, Parcel, Side};
 use crate::server::Server;
 use crate::snapshots::Frozen;
+use crate::unattached::Closing;
 
 /// Microseconds of virtual time.
 pub type Micros = u64;
@@ -52,10 +53,10 @@ pub enum Job {
     Work(ServerId, u64, Box<WorkJob<MemVfs>>),
     /// A gateway's event reaches the master.
     Raised(usize, u64, GatewayEvent),
-    /// The master's answer reaches the gateway.
-    Answered(usize, u64, VolumeId, EventAnswer),
-    /// A master's order reaches the gateway, under its number.
-    Order(usize, u64, yuntai_volume::ControlRequest),
+    /// The master's answer about a volume under its generation reaches the gateway.
+    Answered(usize, u64, (VolumeId, u64), EventAnswer),
+    /// A master's order about a volume under its generation reaches the gateway, under a number.
+    Order(usize, (VolumeId, u64), u64, yuntai_volume::ControlRequest),
     /// A gateway hears of a new size.
     Grow(usize, u64, Vec<Vec<ServerId>>),
     /// Both volumes of a host are to be frozen at one moment.
@@ -109,8 +110,8 @@ pub struct World {
     pub master: Master,
     /// What the volume's frozen nodes show.
     pub frozen: BTreeMap<LayerId, Frozen>,
-    /// A gateway that closes the volume, so that it can be rolled back.
-    pub rolling: Option<usize>,
+    /// A gateway that closes the volume, and why.
+    pub closing: Option<(usize, Closing)>,
     /// Somebody who writes to two volumes, in some runs.
     pub pair: Option<Pair>,
     /// What the leading master knows by heart.
@@ -167,7 +168,7 @@ impl World {
             gateways: Vec::new(),
             master: Master::new(&ids),
             frozen: BTreeMap::new(),
-            rolling: None,
+            closing: None,
             pair: None,
             leader: Leader::default(),
             requests: BTreeMap::new(),
@@ -284,14 +285,14 @@ impl World {
             Job::Checkpoint(id, incarnation, job) => self.checkpoint(id, incarnation, job),
             Job::Work(id, incarnation, job) => self.work(id, incarnation, job),
             Job::Raised(index, event, body) => self.raised(index, event, body),
-            Job::Answered(index, event, volume, answer) => self.answered(index, event, volume, answer),
+            Job::Answered(index, event, of, answer) => self.answered(index, event, of, answer),
             Job::Group(index, group) => self.freeze_together(index, group),
             Job::Pair => self.pair_turn(),
-            Job::Order(index, id, request) => {
+            Job::Order(index, of, id, request) => {
                 if self.net.passes(Node::Master, Node::Gateway(index)) {
-                    self.gateway_event(index, Event::Control { id, request });
+                    self.event_of(index, of, Event::Control { id, request });
                 } else {
-                    self.after(RETRY_US, Job::Order(index, id, request));
+                    self.after(RETRY_US, Job::Order(index, of, id, request));
                 }
             }
             Job::Reported(index, id, answer) => {
@@ -345,6 +346,10 @@ impl World {
                 self.gateways[index].unbind(link);
                 self.net.let_go(conn, Side::Dialer);
                 self.gateway_event(index, Event::Closed { link, reason: "connection refused".into() });
+            }
+            // Another volume may have that place by now, with a link of the same number.
+            Dialer::Beside(index, link) if self.gateways[index].beside.links.get(&link) != Some(&conn) => {
+                self.close(conn, Side::Dialer);
             }
             Dialer::Beside(index, link) if up => self.beside_event(index, Event::Connected { link }),
             Dialer::Beside(index, link) => {

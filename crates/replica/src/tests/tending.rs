@@ -26,7 +26,7 @@ fn a_new_store_lets_nobody_in_before_a_master_says_so() {
 }
 
 #[test]
-fn an_inventory_is_told_and_what_nobody_wants_is_dropped() {
+pub(super) fn an_inventory_is_told_and_what_nobody_wants_is_dropped() {
     let mut server = Server::new();
     server.open(7);
     server.claim(7, 1, 5).unwrap();

@@ -52,7 +52,7 @@ fn worker(server: &mut Server, name: &str) -> Value {
 }
 
 #[test]
-fn a_sweep_is_asked_for_until_it_is_done() {
+pub(super) fn a_sweep_is_asked_for_until_it_is_done() {
     let mut server = two_layers();
     let ask = |term: u64, live: &[u32]| json!({"op": "sweep", "volume": VOLUME, "term": term, "parents": [0, 0, 1], "live": live});
     assert!(control(&mut server, 7, &ask(4, &[3]))["error"].is_string());

@@ -41,7 +41,7 @@ fn a_store_from_before_the_mark_is_admitted_and_a_damaged_mark_is_no_admission()
 }
 
 #[test]
-fn terms_only_grow_over_any_crash() {
+pub(crate) fn terms_only_grow_over_any_crash() {
     let vfs = MemVfs::new();
     let mut store = Store::open(vfs.clone(), strict()).unwrap();
     store.hear_term(7).unwrap();

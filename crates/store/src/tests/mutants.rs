@@ -5,11 +5,13 @@
 use yuntai_proto::mutant::is_noticed;
 
 use super::{basic, crash, rebuild};
+use crate::marks;
 
-const HELD: [(&str, fn()); 10] = [
+const HELD: [(&str, fn()); 11] = [
     ("fence in memory only", basic::fences_hold),
     ("a lower generation is let in", basic::fences_hold),
     ("another session of the same generation is let in", basic::fences_hold),
+    ("an older master's order is carried out", marks::tests::terms_only_grow_over_any_crash),
     ("a sync leaves out what was written in place", crash::the_survivor_is_a_prefix_with_everything_synced),
     ("a pull overwrites the stream", rebuild::stream_and_pull_in_any_order_end_equal),
     ("a replay goes on behind a broken record", crash::the_survivor_is_a_prefix_with_everything_synced),
