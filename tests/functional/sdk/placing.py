@@ -61,6 +61,11 @@ class PlaceLife(Base):
         listing = e.DescribeDedicatedHostsRequest(region_id=region, dedicated_host_ids=f'["{one}"]')
         shown = ecs.describe_dedicated_hosts(listing).body.dedicated_hosts.dedicated_host
         assert [(row.dedicated_host_id, row.dedicated_host_name) for row in shown] == [(one, self.name)]
+        try:  # only one whose machine has failed has another looked for
+            ecs.redeploy_dedicated_host(e.RedeployDedicatedHostRequest(region_id=region, dedicated_host_id=one))
+        except Exception as error:
+            if getattr(error, "code", "") != "IncorrectDedicatedHostStatus":
+                raise
         ecs.release_dedicated_host(e.ReleaseDedicatedHostRequest(region_id=region, dedicated_host_id=one))
         assert not ecs.describe_dedicated_hosts(listing).body.dedicated_hosts.dedicated_host
 

@@ -8,7 +8,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from yuntai.model.base import now_utc
-from yuntai.model.cluster import Job
+from yuntai.model.cluster import Host, Job
 from yuntai.model.compute import Disk, Image, Instance, ObservedInstance, Snapshot, SnapshotGroup
 from yuntai.model.network import Port
 from yuntai.model.placement import DedicatedHost
@@ -75,6 +75,9 @@ class FakeExecutor:
 
     async def _allocate_dedicated_host(self, job: Job) -> None:
         if await self.store.get(DedicatedHost, job.resource) is not None:
+            # A machine that has just failed, so that another one can be asked for.
+            machine = replace((await self.store.list(Host))[0].value, id="h9", status="down", dedicated=job.resource)
+            await self.store.put(machine)
             await self.store.update(DedicatedHost, job.resource, lambda one: replace(one, host="h9"))
 
     async def _attach_nic(self, job: Job) -> None:
