@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import argparse
+import subprocess
 import time
 from pathlib import Path
 
@@ -57,6 +58,20 @@ def test_a_failed_step_shows_its_log_and_the_way_out_and_is_not_remembered(
     work.inputs, work.error = "1", ""
     runner.run([work.step()])
     assert work.runs == 3
+
+
+@pytest.mark.parametrize("error", [subprocess.TimeoutExpired("pip", 300), OSError(28, "No space left on device")])
+def test_a_program_that_hangs_and_a_full_disk_are_failures_of_the_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    def run(_: Log) -> None:
+        raise error
+
+    with pytest.raises(SystemExit):
+        Runner(Home(tmp_path)).run([Step("work", "some work", lambda: "", lambda: True, run, "buy a new disk")])
+    said = capsys.readouterr().err
+    assert f"some work failed: {error}" in said
+    assert "Way out: buy a new disk" in said
 
 
 def test_steps_run_side_by_side_but_after_what_they_need(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

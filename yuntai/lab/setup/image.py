@@ -10,7 +10,7 @@ from pathlib import Path
 
 from yuntai.lab.layout import MANIFEST, REPOSITORY, Home
 from yuntai.lab.setup import sources
-from yuntai.lab.setup.steps import Log, SetupError, digest, remove, swap_in
+from yuntai.lab.setup.steps import QUERY_S, Log, SetupError, digest, remove, swap_in
 
 SUITE = "trixie"
 PACKAGES = (
@@ -63,7 +63,9 @@ def build_image(home: Home, log: Log, codename: str) -> None:
 
 def apt_proxies() -> list[str]:
     """Return the proxies of the machine's own apt, as mmdebstrap's apt does not read them there."""
-    shown = subprocess.run(("apt-config", "dump", "Acquire"), capture_output=True, text=True, timeout=30, check=False)
+    shown = subprocess.run(
+        ("apt-config", "dump", "Acquire"), capture_output=True, text=True, timeout=QUERY_S, check=False
+    )
     return [line for line in shown.stdout.splitlines() if "::proxy" in line.lower() and '""' not in line]
 
 
@@ -73,7 +75,7 @@ def installed_versions(root: Path) -> dict[str, str]:
         ("dpkg-query", f"--admindir={root}/var/lib/dpkg", "-W", "-f", "${Package} ${Version}\\n"),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=QUERY_S,
         check=True,
     )
     return dict(line.split(" ", 1) for line in shown.stdout.splitlines())
@@ -149,7 +151,7 @@ def pip_settings() -> dict[str, str]:
         (str(REPOSITORY / ".venv/bin/python"), "-m", "pip", "config", "list"),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=QUERY_S,
         check=False,
     )
     settings = {"PIP_CERT": f"/{_CA_BUNDLE}"}

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from yuntai.lab.setup.steps import Log
+from yuntai.lab.setup.steps import QUERY_S, Log
 
 # What set-up and the lab itself call. Guests' builders need e2fsprogs and zstd besides.
 PACKAGES = (
@@ -28,7 +28,7 @@ _QUIET = {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"}
 def missing(names: tuple[str, ...]) -> list[str]:
     """Return those packages that are not installed."""
     query = ("dpkg-query", "--show", "--showformat=${Package} ${db:Status-Status}\\n", *names)
-    shown = subprocess.run(query, capture_output=True, text=True, timeout=60, check=False).stdout
+    shown = subprocess.run(query, capture_output=True, text=True, timeout=QUERY_S, check=False).stdout
     there = {line.split()[0] for line in shown.splitlines() if line.endswith(" installed")}
     return [name for name in names if name not in there]
 
@@ -54,7 +54,7 @@ def wanted_for_tests(codename: str) -> tuple[str, ...]:
 def can_make_venv() -> bool:
     """Return whether this Python brings what a virtual environment needs."""
     check = "import ensurepip, venv"
-    return subprocess.run(("python3", "-c", check), capture_output=True, timeout=60, check=False).returncode == 0
+    return subprocess.run(("python3", "-c", check), capture_output=True, timeout=QUERY_S, check=False).returncode == 0
 
 
 def install(log: Log, names: list[str]) -> None:
@@ -76,6 +76,6 @@ def find_cargo() -> str | None:
     cargo = shutil.which("cargo", path=search_path())
     if cargo is None:
         return None
-    shown = subprocess.run((cargo, "--version"), capture_output=True, text=True, timeout=60, check=False).stdout
+    shown = subprocess.run((cargo, "--version"), capture_output=True, text=True, timeout=QUERY_S, check=False).stdout
     match = re.search(r"cargo (\d+)\.(\d+)", shown)
     return cargo if match and (int(match[1]), int(match[2])) >= OLDEST_RUST else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import threading
 import time
@@ -103,7 +104,8 @@ class Runner:
         return [job for job in jobs if job.thread is not None and not job.thread.is_alive()]
 
     def _finish(self, job: Job, count: int) -> None:
-        if isinstance(job.error, SetupError):
+        # A program that hung, a disk that is full: no fault of set-up's own, so a text and a way out, no traceback.
+        if isinstance(job.error, (SetupError, OSError, subprocess.SubprocessError)):
             self._fail(job, job.error)
         if job.error is not None:
             raise job.error
@@ -112,11 +114,12 @@ class Runner:
         write_stamp(self._home.stamps / job.step.name, job.inputs, took_s)
         self._print_line(job.number, count, job.step, f"{took_s:6.1f} s")
 
-    def _fail(self, job: Job, error: SetupError) -> None:
+    def _fail(self, job: Job, error: Exception) -> None:
         if self._live:
             print(CLEAR_LINE, end="")
         print(f"{job.step.title} failed: {error}\nThe end of {job.log.path}:\n{job.log.tail()}", file=sys.stderr)
-        print(f"\nWay out: {error.way_out or job.step.way_out}\nThen run the same command again.", file=sys.stderr)
+        way_out = (error.way_out if isinstance(error, SetupError) else "") or job.step.way_out
+        print(f"\nWay out: {way_out}\nThen run the same command again.", file=sys.stderr)
         raise SystemExit(1) from error
 
     def _print_line(self, number: int, count: int, step: Step, end: str) -> None:

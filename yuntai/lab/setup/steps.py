@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import IO
 
 LOG_LINES = 15
+QUERY_S = 300
+"""How long a program may take that only answers a question: some seconds of work on a very busy machine."""
 POLL_S = 0.1
 
 
