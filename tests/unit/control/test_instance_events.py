@@ -18,9 +18,8 @@ from yuntai.state import MemoryStore
 
 ME = Caller(account="1", request_id="r")
 OTHER = Caller(account="2", request_id="r")
-LATER = (
-    "2100-01-01T00:00:00Z"  # a fixed one: it is part of names of tests, which every process of a run has to find alike
-)
+# A fixed one: it is part of names of tests, which every process of a run has to find alike.
+LATER = "2100-01-01T00:00:00Z"
 PAGE = Paging(page_number=1, page_size=50)
 
 
