@@ -113,6 +113,20 @@ class Gateways:
         known = self._gateways.get(host)
         return known.opened.get(number, 0) if known is not None and known.ready.is_set() else 0
 
+    async def serves(self, host: str, number: int, generation: int) -> bool:
+        """Return whether a connected gateway serves a volume under ``generation``; it is asked if that is not known.
+
+        Just after it was connected, nothing is.
+        """
+        known = self._gateways.get(host)
+        if known is None or not known.ready.is_set():
+            return False
+        if known.opened.get(number) == generation:
+            return True
+        status = await self.refresh(host)
+        opened = ((int(one["volume"]), int(one["generation"])) for one in status.get("volumes", ()))
+        return (number, generation) in opened
+
     def all_open(self, host: str) -> dict[int, int]:
         """Return volume number → generation for everything a host's gateway serves."""
         known = self._gateways.get(host)

@@ -85,9 +85,11 @@ class Serving:
     async def close(self, host: str, volume: str, generation: int) -> bool:
         """Have a gateway flush and let go of a volume; fine if it does not serve it. Return whether all is durable.
 
-        If not, writes may still be on their way to some replicas, as with a writer that nobody has fenced.
+        If not, writes may still be on their way to some replicas, as with a writer that nobody has fenced: also where
+        the gateway was killed, and knows nothing of what it served before.
         """
         number = volume_number(volume)
+        was_open = await self.gateways.serves(host, number, generation)
         request = {"op": "close", "volume": number, "generation": generation}
         try:
             closed = await self.gateways.call(host, request, CLOSE_TIMEOUT_S)
@@ -96,7 +98,8 @@ class Serving:
             if self.gateways.generation_open(host, number) != generation:
                 return False  # it was fenced while it was being closed
             raise Conflict(f"the gateway of {host} refuses to close {volume}: {error}") from error
-        return bool(closed.get("flushed", True))
+        # A gateway that names no generation says of everything that is not open that it is durable.
+        return bool(closed["flushed"]) and (was_open or closed.get("generation") == generation)
 
     async def reconcile(self, host: str) -> None:
         """Open what should be open at a gateway and is not, close what should not be, renew old tokens."""

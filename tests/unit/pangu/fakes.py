@@ -192,13 +192,15 @@ class FakeGateway(Fake):
         self.numbers = itertools.count(1)
         self.tunables: dict[str, int] = {}
         self.flushed = True  # what it says of a volume that it closed
+        self.closed: dict[int, int] = {}  # volume → generation that it closed well
+        self.names_closed = True  # not so before gateways knew what they had closed
         self.under_way: dict[int, list[dict[str, int]]] = {}  # volume → moves, as the last list had them
         self.places: dict[int, str] = {}  # volume → ticket of the migration that is to bring it
 
     async def restart(self) -> None:
         """Lose everything in memory, as a killed process does."""
         await self.stop()
-        self.open, self.masters, self.places = {}, [], {}
+        self.open, self.masters, self.places, self.closed = {}, [], {}, {}
         self.session = int.from_bytes(os.urandom(4), "big")
         await self.start()
 
@@ -230,9 +232,9 @@ class FakeGateway(Fake):
 
     async def _answer(self, writer: asyncio.StreamWriter, frame: wire.Frame) -> None:
         request = frame.json()
-        if request["op"] in self.before:
-            await self.before[request["op"]](request)
         try:
+            if request["op"] in self.before:
+                await self.before[request["op"]](request)
             answer: dict[str, Any] = {"ok": self.handle(request)}
         except wire.Refused as error:
             answer = {"error": str(error)}
@@ -264,6 +266,14 @@ class FakeGateway(Fake):
         self.under_way[volume] = request["moves"]
         return {"socket": f"/run/yuntai/nbd/{request['export']}.sock", "generation": request["generation"]}
 
+    def close(self, request: dict[str, Any]) -> dict[str, Any]:
+        volume, generation = request["volume"], request["generation"]
+        if self.open.pop(volume, None) is not None and self.flushed:
+            self.closed[volume] = generation
+        if not self.names_closed:
+            return {"flushed": self.flushed}
+        return {"flushed": self.closed.get(volume) == generation, "generation": generation}
+
     def handle(self, request: dict[str, Any]) -> Any:
         if request["op"] == "status":
             opened = [
@@ -290,8 +300,7 @@ class FakeGateway(Fake):
         if current is not None and current["generation"] != request["generation"]:
             raise wire.Refused(f"generation {current['generation']} is open here, not {request['generation']}")
         if request["op"] == "close":
-            self.open.pop(volume, None)
-            return {"flushed": self.flushed}
+            return self.close(request)
         if current is None:
             raise wire.Refused("the volume is not open here")
         if request["op"] == "moves":
