@@ -231,6 +231,19 @@ class Serving:
         # What was frozen again meanwhile, alone, is pending still.
         return await self.finish_snapshots(volume)
 
+    async def finish_groups(self, host: str) -> None:
+        """Switch what was frozen together at a host and was not told yet, before a guest there gets another volume.
+
+        It may be one of the same group that was not attached all the time. What the guest writes to it from now on is
+        not in the snapshot; what it writes to the others after that must not be either.
+        """
+        for one in [one for one in self.atlas.volumes.values() if one.group and one.host == host]:
+            try:
+                await self.finish_snapshots(one)
+            except (PanguError, StateError) as error:
+                # One that is not served is switched when it is opened, and not written before.
+                _log.warning("a group is not switched yet", gateway=host, volume=one.id, error=str(error))
+
     async def _tell_heads(self, host: str, request: dict[str, Any]) -> None:
         try:
             await self.gateways.call(host, request, OPEN_TIMEOUT_S)

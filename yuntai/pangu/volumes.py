@@ -135,6 +135,7 @@ class Volumes:
         async with AsyncExitStack() as held:
             await self._take(held, volume_id, want)
             was = (await self._office.volume(volume_id)).value
+            await self._serving.finish_groups(want.host)
             served = self._gateways.generation_open(want.host, number)
             granted = await self._office.change(volume_id, lambda current: rules.attach(current, want, served))
             if granted.generation != was.generation:
