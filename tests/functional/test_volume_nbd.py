@@ -122,8 +122,23 @@ async def test_data_outlives_every_process(storage: Storage) -> None:
     await storage.start_gateway()
     target = await storage.open(volume)
     await qemu_io(target, "read -P 1 0 512", "read -P 2 512 512", "read -P 1 1k 1023k")
-    assert await storage.close(volume) == {"flushed": True}
+    assert (await storage.close(volume))["flushed"] is True
     assert not (storage.folder / "nbd" / f"{volume.export}.sock").exists()
+
+
+async def test_a_gateway_that_was_killed_does_not_know_what_is_durable(storage: Storage) -> None:
+    volume = storage.create(64 * MIB)
+    target = await storage.open(volume)
+    await qemu_io(target, "write -P 1 0 1M")
+    storage.kill("gateway")
+    await storage.start_gateway()
+    assert (await storage.close(volume))["flushed"] is False
+    await storage.open(volume)
+    for _ in range(2):
+        answer = await storage.close(volume)
+        assert answer == {"flushed": True, "generation": volume.generation}, "whoever did not hear it asks again"
+    volume.generation -= 1
+    assert (await storage.close(volume))["flushed"] is False
 
 
 async def test_a_chunk_server_dies_and_comes_back_under_load(storage: Storage) -> None:
@@ -361,7 +376,7 @@ async def test_what_cannot_be_served_is_refused_by_name(storage: Storage) -> Non
             await storage.channel.call(storage.open_request(volume, **change))
     with pytest.raises(Refused, match="not open here"):
         await storage.channel.call({"op": "snapshot", "volume": 1, "generation": 1, "parents": [0, 0], "head": 1})
-    assert await storage.close(volume) == {"flushed": True}
+    assert (await storage.close(volume))["flushed"] is True
 
 
 async def test_unanswered_events_reach_the_next_master(storage: Storage) -> None:

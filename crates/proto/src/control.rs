@@ -158,7 +158,9 @@ pub enum GatewayRequest {
         /// Only the place of this migration.
         ticket: String,
     },
-    /// Flush, stop serving, forget. Closing what is not open is fine.
+    /// Flush, stop serving, forget. Closing what is not open is fine. Answer `{"flushed": bool, "generation": n}`: all of
+    /// that generation is durable on every in-sync replica. Of what is not open that is so only if this process closed
+    /// it. (An older gateway names no generation, and says so of everything that is not open.)
     Close {
         /// The volume.
         volume: VolumeId,

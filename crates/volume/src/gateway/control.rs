@@ -30,6 +30,8 @@ const BUFFER_BYTES: usize = 16 << 10;
 const REQUESTS_MAX: usize = 256;
 /// Volumes of one gateway.
 const VOLUMES_MAX: usize = 4096;
+/// Volumes that were closed well and are remembered. What is forgotten counts as not durable, which harms nobody.
+const CLOSED_MAX: usize = 4096;
 
 /// What the connections share.
 struct Door {
@@ -338,6 +340,7 @@ async fn open(gateway: &Rc<Gateway>, spec: OpenVolume) -> Result<Opened, String>
                 return Err(format!("{VOLUMES_MAX} volumes are open here: close some first"));
             }
             let served = Served::new(gateway, spec);
+            gateway.closed.borrow_mut().remove(&served.id);
             gateway.volumes.borrow_mut().insert(served.id, Rc::clone(&served));
             served.apply(crate::Event::Tick);
             served
@@ -354,14 +357,26 @@ async fn open(gateway: &Rc<Gateway>, spec: OpenVolume) -> Result<Opened, String>
     Ok(Opened { socket, generation })
 }
 
+/// What is not open may have been lost with a former process, and what that one had on its way is on some replicas
+/// only. So all is durable only where this process closed that generation itself.
 async fn close(gateway: &Rc<Gateway>, volume: VolumeId, generation: u64) -> Result<Value, String> {
     if gateway.volume(volume).is_none() {
-        return Ok(json!({ "flushed": true }));
+        let flushed = gateway.closed.borrow().get(&volume) == Some(&generation);
+        return Ok(json!({ "flushed": flushed, "generation": generation }));
     }
     let served = open_volume(gateway, volume, generation)?;
     served.stop_guests();
     match served.close().await? {
-        ControlAnswer::Closed { flushed } => Ok(json!({ "flushed": flushed })),
+        ControlAnswer::Closed { flushed } => {
+            if flushed {
+                let mut closed = gateway.closed.borrow_mut();
+                closed.insert(volume, generation);
+                if closed.len() > CLOSED_MAX {
+                    closed.pop_first();
+                }
+            }
+            Ok(json!({ "flushed": flushed, "generation": generation }))
+        }
         other => Err(format!("unexpected answer {other:?}")),
     }
 }

@@ -56,6 +56,9 @@ pub struct Gateway {
     woken: Notify,
     /// Open volumes.
     pub volumes: RefCell<BTreeMap<VolumeId, Rc<Served>>>,
+    /// Volume → the generation under which it was closed here last, with everything durable: whoever did not get the
+    /// answer asks again.
+    pub(crate) closed: RefCell<BTreeMap<VolumeId, u64>>,
     /// Volumes that migrations bring here.
     pub standbys: RefCell<BTreeMap<VolumeId, Standby>>,
     started: Instant,
@@ -79,6 +82,7 @@ impl Gateway {
             pulse: Pulse::new(TICK, IDLE_TICK),
             woken: Notify::new(),
             volumes: RefCell::default(),
+            closed: RefCell::default(),
             standbys: RefCell::default(),
             started: Instant::now(),
         }))
