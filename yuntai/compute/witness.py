@@ -86,16 +86,7 @@ class Prober:
 
     async def gateway_answers(self, address: str) -> bool:
         """Tell whether the gateway at ``address`` begins its handshake."""
-        secured: dict[str, Any] = {"ssl": self._context, "server_hostname": tls.NAME} if self._context else {}
-        try:
-            async with asyncio.timeout(PROBE_S):
-                reader, writer = await asyncio.open_connection(address, self._config.gateway_port, **secured)
-                try:
-                    return (await wire.read_frame(reader)).kind == wire.CHALLENGE
-                finally:
-                    writer.close()
-        except (TimeoutError, OSError, wire.WireError):
-            return False
+        return await wire.greets(f"{address}:{self._config.gateway_port}", PROBE_S, context=self._context)
 
     async def _alive(self, address: str) -> bool:
         return await self._get(address, "/v1/alive", PROBE_S) is not None

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from yuntai.config import Tls
+    from yuntai.pangu.reach import Reach
     from yuntai.state import Store
 
 ELECTION = "pangu"
@@ -57,33 +58,39 @@ class Master:
     async def run(self) -> None:
         """Stand for election, lead while elected, and again, until cancelled."""
         while True:
+            away = None
             try:
                 async with self._store.election(ELECTION, self._url, ttl_s=TERM_TTL_S) as term:
                     office = Office(
                         self._store, term.guard, self._name, self.secret, self._signer, self._client_context
                     )
-                    await self._lead(office, term.lost)
+                    away = await self._lead(office, term.lost)
             except StateError as error:
                 _log.warning("cannot stand for election now", error=str(error))
             except Exception:  # noqa: BLE001 — logged whole
                 # Whatever it is, the term is over and its parts are stopped; the next one starts clean.
                 _log.exception("the term ended with a fault")
             await asyncio.sleep(RETRY_S)
+            if away is not None:
+                await away.regained()
 
-    async def _lead(self, office: Office, lost: asyncio.Event) -> None:
+    async def _lead(self, office: Office, lost: asyncio.Event) -> Reach | None:
+        """Lead; return when the term is over, and with what is to be waited for before the next if it was given up."""
         session = Session(office)
         running = asyncio.create_task(session.run())
-        deposed = asyncio.create_task(lost.wait())
+        deposed, away = asyncio.create_task(lost.wait()), asyncio.create_task(session.reach.lost())
+        tasks = {running, deposed, away}
         try:
             self.session = session
-            await asyncio.wait({running, deposed}, return_when=asyncio.FIRST_COMPLETED)
-            if running.done():
-                running.result()
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for one in done:
+                one.result()
+            return session.reach if away in done else None
         finally:
             self.session = None
-            running.cancel()
-            deposed.cancel()
-            await asyncio.gather(running, deposed, return_exceptions=True)
+            for one in tasks:
+                one.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     @asynccontextmanager
     async def listening(self, address: str, port: int) -> AsyncIterator[int]:

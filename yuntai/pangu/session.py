@@ -18,6 +18,7 @@ from yuntai.pangu.healing import Healing
 from yuntai.pangu.holdings import Holdings
 from yuntai.pangu.mover import Mover
 from yuntai.pangu.operations import Operations
+from yuntai.pangu.reach import Reach
 from yuntai.pangu.servers import Servers
 from yuntai.pangu.serving import Serving
 from yuntai.pangu.snapshots import Snapshots
@@ -42,6 +43,7 @@ class Session:
         self.serving = Serving(office, self.servers)
         self.atlas = Atlas(office)
         self.gateways = Gateways(office)
+        self.reach = Reach(office, self.servers, self.gateways)
         self.tuning = Tuning(office, self.servers, self.gateways)
         self.holdings = Holdings(office, self.servers, self.serving, self.tuning)
         self.mover = Mover(office, self.servers, self.gateways, self.atlas, self.tuning, self.holdings)

@@ -244,6 +244,24 @@ async def connect(
     return Channel(reader, writer, peer)
 
 
+async def greets(address: str, timeout_s: float, *, context: ssl.SSLContext | None = None) -> bool:
+    """Tell whether what listens at ``host:port`` begins a handshake: a frozen process's kernel accepts, and no more.
+
+    Nothing is said to it, so it takes this for no caller.
+    """
+    host, _, port = address.rpartition(":")
+    secured: dict[str, Any] = {"ssl": context, "server_hostname": tls.NAME} if context else {}
+    try:
+        async with asyncio.timeout(timeout_s):
+            reader, writer = await asyncio.open_connection(host, int(port), **secured)
+            try:
+                return (await read_frame(reader)).kind == CHALLENGE
+            finally:
+                writer.close()
+    except (TimeoutError, OSError, WireError):
+        return False
+
+
 Handler = Callable[[dict[str, Any]], Awaitable[Any]]
 
 
