@@ -237,7 +237,8 @@ class Guard:
         probe, verdict, reported = StorageProbe(self._store, self._config, self._prober, context), Verdict(), None
         while True:
             await asyncio.sleep(PERIOD_S)
-            good = await probe.good() if self._guests.running() else True
+            # Without guests it is of no use to look, unless it was dead: the host gets new ones once it is not.
+            good = await probe.good() if reported or self._guests.running() else True
             dead = verdict.hear(self.standing.clock(), good=good)
             if dead == reported:
                 continue

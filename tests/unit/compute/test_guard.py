@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,13 +15,15 @@ from msgspec.structs import replace
 
 from tests.ports import free_port
 from tests.unit.compute.test_compute_agent import eventually, instance
+from yuntai.compute import guard as guard_module
+from yuntai.compute import storage_probe
 from yuntai.compute.guard import Guard
 from yuntai.compute.guests import GuestProcesses
 from yuntai.compute.standing import GAP_S, Standing, Watchman
 from yuntai.compute.storage_probe import DEAD_AFTER_S, Verdict
 from yuntai.compute.witness import Prober, answering, witnesses_of
 from yuntai.config import Config
-from yuntai.model.cluster import HostAlive
+from yuntai.model.cluster import Host, HostAlive
 from yuntai.model.compute import Instance
 from yuntai.state import MemoryStore
 
@@ -234,3 +236,56 @@ def test_storage_is_dead_after_some_bad_rounds_and_a_while() -> None:
     assert not verdict.hear(9.0, good=True)
     assert not verdict.hear(10.0, good=False)
     assert not verdict.hear(100.0, good=False)  # the guard itself stood still in between
+
+
+class _Path:
+    """A path to the block store that is good or not as it is told; counts how often it was looked at."""
+
+    def __init__(self) -> None:
+        self.is_good, self.looks = False, 0
+
+    async def good(self) -> bool:
+        self.looks += 1
+        return self.is_good
+
+
+async def test_a_host_without_storage_is_not_well_again_because_its_guests_have_left(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = _Path()
+    monkeypatch.setattr(guard_module, "StorageProbe", lambda *_: path)
+    monkeypatch.setattr(guard_module, "PERIOD_S", 0.01)
+    monkeypatch.setattr(storage_probe, "DEAD_AFTER_S", 0.0)
+    await world.store.create(
+        Host(
+            id="h1",
+            address="127.0.0.1",
+            cpus=1,
+            memory_mib=1,
+            accelerator="tcg",
+            seen="",
+            vcpus_max=1,
+            memory_mib_max=1,
+        )
+    )
+
+    async def dead() -> bool:
+        return bool((await world.store.need(Host, "h1")).value.storage_dead_since)
+
+    async with Prober(world.config) as prober:
+        running = asyncio.create_task(Guard(world.store, world.config, world.guests, prober).run())
+        try:
+            await eventually(dead, 60)
+            world.guests.kill(list(world.guests.running()))
+            looks = path.looks
+            await eventually(lambda: path.looks > looks + 3, 60)
+            assert await dead()
+            path.is_good = True
+            await eventually(lambda: _not(dead), 60)
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+
+async def _not(what: Callable[[], Awaitable[bool]]) -> bool:
+    return not await what()
