@@ -8,7 +8,6 @@ repaired, and forgiven, as a host that fails ten times in a row is otherwise jai
 from __future__ import annotations
 
 import asyncio
-import signal
 import statistics
 import tempfile
 import time
@@ -37,10 +36,7 @@ FAULTS: dict[str, tuple[Callable[[Cloud, str], object], Callable[[Cloud, str], o
     "killed": (Cloud.kill, Cloud.restart),
     "frozen": (Cloud.freeze, Cloud.thaw),
     "cut off": (Cloud.isolate, Cloud.heal),
-    "storage dead": (
-        lambda cloud, host: cloud.signal(host, "gateway", signal.SIGSTOP),
-        lambda cloud, host: cloud.signal(host, "gateway", signal.SIGCONT),
-    ),
+    "storage dead": (Cloud.cut_storage, Cloud.heal),
 }
 
 
@@ -80,7 +76,7 @@ async def _trial(cloud: Cloud, instance_id: str, fault: str) -> tuple[float, flo
     do, undo = FAULTS[fault]
     async with cloud.store() as store:
         host = (await store.need(Instance, instance_id)).value.host
-        before = {one: len(_console(cloud, one, instance_id)) for one in cloud.hosts}
+        before = {one: _console(cloud, one, instance_id) for one in cloud.hosts}
         await asyncio.to_thread(do, cloud, host)
         began_s = time.monotonic()
         new = ""
@@ -95,7 +91,7 @@ async def _trial(cloud: Cloud, instance_id: str, fault: str) -> tuple[float, flo
             if found.host != host and found.status == "Running" and seen is not None and seen.value.host == found.host:
                 new = found.host
         running_s = time.monotonic() - began_s
-        while LOGIN not in _console(cloud, new, instance_id)[before[new] :]:
+        while LOGIN not in _since(before[new], _console(cloud, new, instance_id)):
             await asyncio.sleep(0.05)
             _check(began_s, f"{instance_id} does not boot on {new}")
         login_s = time.monotonic() - began_s
@@ -118,6 +114,11 @@ async def _back(store: Store, host: str, began_s: float) -> None:
         if any(one.id == host and one.back for one in found):
             return
         _check(began_s, f"{host} does not come back")
+
+
+def _since(before: str, now: str) -> str:
+    """Return what a console says more than ``before``: all of it, where the host has begun its log anew."""
+    return now.removeprefix(before) if now.startswith(before) else now
 
 
 def _console(cloud: Cloud, host: str, instance_id: str) -> str:

@@ -90,8 +90,12 @@ class Cloud:
         """Pull the host's cables to the other hosts."""
         faults.isolate(self.root, host)
 
+    def cut_storage(self, host: str) -> None:
+        """Cut the host off from the block store alone."""
+        faults.cut_storage(self.root, host)
+
     def heal(self, host: str) -> None:
-        """Plug the host's cables in again."""
+        """Plug the host's cables in again, and mend its path to the block store."""
         faults.heal(self.root, host)
 
     def restart(self, host: str) -> None:

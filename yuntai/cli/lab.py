@@ -232,9 +232,15 @@ def isolate(name: Name) -> None:
     _befall(name, faults.isolate, "is cut off")
 
 
+@host.command("cut-storage")
+def cut_storage(name: Name) -> None:
+    """Cut a host off from the block store alone; it still answers, and holds its lease."""
+    _befall(name, faults.cut_storage, "does not reach the block store")
+
+
 @host.command()
 def heal(name: Name) -> None:
-    """Plug a host's cables in again."""
+    """Plug a host's cables in again, and mend its path to the block store."""
     _befall(name, faults.heal, "is connected")
 
 

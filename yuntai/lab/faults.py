@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from yuntai.lab import cgroups, fabric, lifecycle
+from yuntai.lab import cgroups, fabric, lifecycle, storagepath
 from yuntai.lab.record import Record, running
 from yuntai.lab.spec import HostSpec, load_host
 
@@ -55,10 +55,17 @@ def isolate(root: Path, name: str) -> None:
     fabric.set_plugged(spec, plugged=False)
 
 
+def cut_storage(root: Path, name: str) -> None:
+    """Lose what the host and others send each other about storage; all else, etcd too, goes on."""
+    spec, _ = find_running(root, name)
+    storagepath.cut(spec)
+
+
 def heal(root: Path, name: str) -> None:
-    """Plug the host's cables in again."""
+    """Plug the host's cables in again, and mend its path to the block store."""
     spec, _ = find_running(root, name)
     fabric.set_plugged(spec, plugged=True)
+    storagepath.mend(spec)
 
 
 def restart(root: Path, name: str) -> None:
@@ -69,10 +76,15 @@ def restart(root: Path, name: str) -> None:
 
 
 def afflictions(root: Path, name: str) -> list[str]:
-    """Return what was done to a running host and not undone: "frozen", "isolated", or switches it is unplugged from."""
+    """Return what was done to a running host and not undone.
+
+    That is "frozen", "isolated", "without storage", or the switches it is unplugged from.
+    """
     spec = find(root, name)
     pulled = fabric.unplugged(spec)
     found = ["frozen"] if cgroups.is_frozen(cgroups.machine(), spec.netns) else []
+    if storagepath.is_cut(spec):
+        found.append("without storage")
     if set(fabric.FAULTY) <= set(pulled):
         return [*found, "isolated"]
     return [*found, *(f"unplugged from {switch}" for switch in pulled)]
