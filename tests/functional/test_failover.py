@@ -1,4 +1,6 @@
-"""A host that dies, and one that stands still in the middle of writes, is failed over, and wakes up again.
+"""A host dies, stands still in the middle of writes, is cut off, or loses the block store: what it had runs elsewhere.
+
+When it wakes up, or is connected again, nothing of that is left on it.
 
 The guest of the second test writes numbers to a ring of blocks, each durably, and prints which it knows to be written.
 After the failover the next guest of the same disk goes on with numbers of its own while the old host wakes up: then no
@@ -16,10 +18,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from tests.functional.cloud import Cloud, running_cloud
 from yuntai.compute.console import log_path
-from yuntai.model.cluster import HostFailure
+from yuntai.model.cluster import Host, HostFailure
 from yuntai.model.compute import Instance, InstanceEvent, ObservedInstance
 from yuntai.model.network import Port
 from yuntai.state import EtcdStore, StateError
@@ -29,6 +32,7 @@ pytestmark = [pytest.mark.functional, pytest.mark.slow, pytest.mark.timeout(1200
 BLOCKS = 128
 FIRST_BLOCK = 131_072  # of 4 KiB: behind everything of the image
 SECOND_LIFE = 1_000_000
+BOOTED = "YUNTAI-BOOT-OK"
 WRITER = f"""
 cat > /run/writer <<'END'
 n=$1
@@ -191,6 +195,68 @@ async def _bound_to(cloud: Cloud, instance_id: str) -> str:
     chassis = cloud.inside(member, "ovn-sbctl", "--timeout=20", f"--db={remote}", *words).strip()
     words = ("--bare", "--columns=name", "list", "Chassis", chassis)
     return cloud.inside(member, "ovn-sbctl", "--timeout=20", f"--db={remote}", *words).strip()
+
+
+async def _forgive(cloud: Cloud) -> None:
+    """Let every host take guests again, however often it failed in the tests before."""
+    async with cloud.store() as store:
+        for host in cloud.hosts:
+            await store.update(Host, host, lambda old: replace(old, downs=(), jailed_until=""))
+
+
+async def test_the_guest_of_a_host_that_is_cut_off_stands_still_there_and_runs_elsewhere(cloud: Cloud) -> None:
+    await _forgive(cloud)
+    instance_id = cloud.run_instance("cut-off")
+    cloud.ssh(instance_id, WRITER.replace("FIRST STEP", "0 1"))
+    old = await _runs_on(cloud, instance_id)
+    cloud.until(lambda: len(_known_written(cloud, old, instance_id)) > BLOCKS, "the ring is written once")
+    said = len(cloud.log(old, "guard"))
+    cloud.isolate(old)
+    cut_s = time.monotonic()
+    new = (await _runs_elsewhere(cloud, instance_id, old)).host
+    print(f"failover of a host that is cut off: running after {time.monotonic() - cut_s:.1f} s")
+    # Its guard can ask nobody, and lets the guest do nothing.
+    cloud.until(lambda: _process_state(cloud, old, instance_id) == "T", "the guest that was cut off is stopped")
+    written = _known_written(cloud, old, instance_id)
+    cloud.heal(old)
+    cloud.until(lambda: "stale guests killed" in cloud.log(old, "guard")[said:], "the old guest is killed")
+    cloud.until(lambda: instance_id not in cloud.inside(old, "virsh", "list", "--name"), "libvirt knows that")
+    cloud.wait_up(old)
+    held = _read(cloud, instance_id)
+    _check(written, held, [], held)
+    assert await _bound_to(cloud, instance_id) == await _runs_on(cloud, instance_id) == new
+    cloud.cli("instance", "delete", instance_id, "--force", "--wait")
+
+
+def _process_state(cloud: Cloud, host: str, instance_id: str) -> str:
+    """Return the state of the guest's process as the kernel says: "T" is stopped."""
+    look = f"cut -d ' ' -f 3 /proc/$(cat /run/libvirt/qemu/{instance_id}.pid)/stat"
+    return cloud.inside(host, "sh", "-c", look).strip()
+
+
+async def test_the_guest_of_a_host_without_storage_runs_elsewhere(cloud: Cloud) -> None:
+    await _forgive(cloud)
+    instance_id = cloud.run_instance("no-storage")
+    old = await _runs_on(cloud, instance_id)
+    cloud.cut_storage(old)
+    cut_s = time.monotonic()
+    new = (await _runs_elsewhere(cloud, instance_id, old)).host
+    print(f"failover of a host without storage: running after {time.monotonic() - cut_s:.1f} s")
+    cloud.until(lambda: BOOTED in _console(cloud, new, instance_id), "it boots from its disk there")
+    async with cloud.store() as store:
+        failure = (await store.need(HostFailure, old)).value
+    # So it was judged while its lease lived.
+    assert failure.why == "it does not reach the block store, which other hosts do"
+    cloud.until(lambda: instance_id not in cloud.inside(old, "virsh", "list", "--all", "--name"), "it is gone there")
+    # Without guests the host does not count as well again: it would get new ones that cannot run.
+    cloud.until(lambda: instance_id not in cloud.inside(old, "ls", "/run/libvirt/qemu"), "its process has ended")
+    looks = cloud.log(old, "guard").count("storage not reached")
+    cloud.until(lambda: cloud.log(old, "guard").count("storage not reached") > looks + 1, "the guard looks on")
+    assert old not in cloud.hosts_up()
+    cloud.heal(old)
+    cloud.wait_up()
+    assert await _bound_to(cloud, instance_id) == await _runs_on(cloud, instance_id) == new
+    cloud.cli("instance", "delete", instance_id, "--force", "--wait")
 
 
 async def test_failures_are_shown(cloud: Cloud) -> None:
