@@ -1,4 +1,7 @@
-"""What changes of a guest while it runs, with a real one: network cards, limits of disks and vCPUs."""
+"""What changes of a guest while it runs, with a real one: disks and network cards, limits of disks and vCPUs.
+
+And what needs a restart: its size.
+"""
 
 from __future__ import annotations
 
@@ -33,6 +36,10 @@ def shown(cloud: Cloud, instance: str) -> dict[str, Any]:
     return rows[0]
 
 
+def life_of(cloud: Cloud, instance: str) -> str:
+    return cloud.ssh(instance, "cat /proc/sys/kernel/random/boot_id")
+
+
 def cards(cloud: Cloud, instance: str) -> list[str]:
     return cloud.ssh(instance, "cat /sys/class/net/eth*/address").split()
 
@@ -42,7 +49,7 @@ def test_a_card_comes_and_goes_and_has_its_network(cloud: Cloud, guest: str) -> 
     group = shown(cloud, guest)["SecurityGroupIds"]["SecurityGroupId"][0]
     made = json.loads(cloud.cli("nic", "create", "--vswitch", network["VSwitchId"], "--group", group, "-o", "json"))
     card, mac, ip = made["NetworkInterfaceId"], made["MacAddress"], made["PrivateIpAddress"]
-    boot = cloud.ssh(guest, "cat /proc/sys/kernel/random/boot_id")
+    life = life_of(cloud, guest)
     cloud.cli("nic", "attach", card, guest, "--wait")
     cloud.until(lambda: mac in cards(cloud, guest), "the guest sees the card")
     name = cloud.ssh(guest, f"basename $(dirname $(grep -l {mac} /sys/class/net/eth*/address))")
@@ -53,7 +60,33 @@ def test_a_card_comes_and_goes_and_has_its_network(cloud: Cloud, guest: str) -> 
     cloud.cli("nic", "detach", card, "--wait")
     cloud.until(lambda: mac not in cards(cloud, guest), "the guest has let go of the card")
     cloud.cli("nic", "delete", card)
-    assert cloud.ssh(guest, "cat /proc/sys/kernel/random/boot_id") == boot, "the guest was restarted"
+    assert life_of(cloud, guest) == life, "the guest was restarted"
+
+
+def device_of(cloud: Cloud, instance: str, disk: str) -> str:
+    """Return what the guest calls a disk, "" if it has none of that serial number."""
+    look = f"for one in /sys/block/vd*; do grep -qx {disk} $one/serial && basename $one; done; true"
+    return cloud.ssh(instance, look)
+
+
+def test_a_disk_comes_grows_and_goes_while_the_guest_runs(cloud: Cloud, guest: str) -> None:
+    life = life_of(cloud, guest)
+    disk = cloud.cli("disk", "create", "--size", "1", "--wait")
+    cloud.cli("disk", "attach", disk, guest, "--wait")
+    name = cloud.until(lambda: device_of(cloud, guest, disk), "the guest sees the disk")
+    sectors = f"cat /sys/block/{name}/size"
+    assert int(cloud.ssh(guest, sectors)) == 1 << 21
+    write = f"dd if=/dev/shm/some of=/dev/{name} bs=1M oflag=direct seek="
+    cloud.ssh(guest, f"head -c 1048576 /dev/urandom > /dev/shm/some && {write}0 2>&1")
+    cloud.cli("disk", "resize", disk, "2")
+    cloud.until(lambda: int(cloud.ssh(guest, sectors)) == 2 << 21, "the guest sees the new size")
+    read = f"dd if=/dev/{name} bs=1M count=1 iflag=direct"
+    sums = f"{write}2047 2>/dev/null; md5sum < /dev/shm/some; {read} | md5sum; {read} skip=2047 | md5sum"
+    assert len(set(cloud.ssh(guest, f"({sums}) 2>/dev/null").splitlines())) == 1, "what is written is read"
+    cloud.cli("disk", "detach", disk, guest, "--wait")
+    assert device_of(cloud, guest, disk) == ""
+    cloud.cli("disk", "delete", disk, "--wait")
+    assert life_of(cloud, guest) == life, "the guest was restarted"
 
 
 def disk_of(cloud: Cloud, instance: str) -> str:
@@ -111,3 +144,14 @@ def cpu_s(cloud: Cloud, instance: str) -> float:
     """Return how long the guest's vCPU has run."""
     text = cloud.inside("h1", "virsh", "domstats", "--vcpu", instance)
     return next(int(line.split("=")[1]) / 1e9 for line in text.splitlines() if "vcpu.0.time" in line)
+
+
+def test_an_instance_has_another_size_after_a_restart(cloud: Cloud, guest: str) -> None:
+    life = life_of(cloud, guest)
+    cloud.cli("instance-type", "create", "ecs.test.two", "--cpu", "2", "--memory", "512")
+    cloud.cli("instance", "resize", guest, "--type", "ecs.test.two", "--restart")
+    cpus, memory_kib = cloud.ssh(guest, "nproc; grep MemTotal /proc/meminfo | tr -dc 0-9").split()
+    assert int(cpus) == 2
+    assert 400 < int(memory_kib) / 1024 <= 512
+    assert life_of(cloud, guest) != life
+    assert (shown(cloud, guest)["InstanceType"], shown(cloud, guest)["Cpu"]) == ("ecs.test.two", 2)

@@ -65,7 +65,7 @@ def _follow(api: Api, instance: str, job: str, timeout_s: float) -> dict[str, An
             if time.monotonic() > deadline:
                 raise CliError(f"{instance} is still being migrated after {timeout_s:g} s; it goes on: look again")
             now = found["Migration"]
-            if now:
+            if now["JobId"]:
                 sent, left = int(now["TransferredBytes"]), int(now["RemainingBytes"])
                 progress.update(
                     bar, completed=sent, total=(sent + left) or None, description=_where(now), more=_more(now)
