@@ -12,6 +12,8 @@ from typing import Any, cast
 
 CALL_S = 30.0
 POLL_S = 0.02
+_NOT_RUNNING = 70  # supervisor.xmlrpc.Faults.NOT_RUNNING
+_RUNS_SOON = ("RUNNING", "STARTING", "BACKOFF")
 _STOPPED = ("STOPPED", "EXITED", "FATAL", "BACKOFF", "UNKNOWN")
 
 
@@ -71,9 +73,17 @@ class Supervisor:
         return cast("list[dict[str, Any]]", self.call("getAllProcessInfo"))
 
     def stop_if_present(self, name: str) -> None:
-        """Stop the program ``name`` and wait for its end; one that is unknown or does not run is fine."""
-        if any(program["name"] == name and program["statename"] == "RUNNING" for program in self.processes()):
-            self.call("stopProcess", name, True)
+        """Stop the program ``name`` and wait for its end; one that is unknown or does not run is fine.
+
+        One that has only begun to start, or waits to be tried again, would run a moment later.
+        """
+        if any(program["name"] == name and program["statename"] in _RUNS_SOON for program in self.processes()):
+            try:
+                self.call("stopProcess", name, True)
+            except SupervisorError as error:
+                fault = error.__cause__
+                if not isinstance(fault, xmlrpc.client.Fault) or fault.faultCode != _NOT_RUNNING:
+                    raise  # else it has ended by itself meanwhile
 
     def stop_in_order(self, names: list[str], timeout_s: float) -> None:
         """Stop the programs ``names`` one after the other, then the supervisor itself.
