@@ -25,6 +25,8 @@ Holds: TypeAlias = Callable[[Versioned[T] | None], bool]
 CATCH_UP_S = 2.0
 """How long a write waits for its own event before the kind is read from etcd instead."""
 RETRY_S = 0.5
+SORT_ANEW_FROM = 1_000
+"""So many changes since records were last listed in order are no longer put in their places one by one."""
 
 _log = log.get("cache")
 
@@ -39,13 +41,30 @@ class Cache(Generic[T]):
         self.listeners: list[Callable[[Reset[T] | Put[T] | Deleted], None]] = []
         self._store = store
         self._sorted: list[Versioned[T]] | None = None
+        self._changed: set[str] = set()  # what is to be brought up to date in it
         self._expected: dict[str, list[_Expectation[T]]] = {}
 
     def ordered(self) -> list[Versioned[T]]:
         """Return all records in order of id; the list is shared, do not change it."""
         if self._sorted is None:
             self._sorted = [self.records[key] for key in sorted(self.records)]
+        elif self._changed:
+            self._sorted = self._brought_up_to_date(self._sorted.copy())  # who has the former list may be reading it
+        self._changed.clear()
         return self._sorted
+
+    def _note(self, key: str) -> None:
+        self._changed.add(key)
+        if self._sorted is None or len(self._changed) > SORT_ANEW_FROM:
+            self._sorted = None
+            self._changed.clear()
+
+    def _brought_up_to_date(self, ordered: list[Versioned[T]]) -> list[Versioned[T]]:
+        for key in self._changed:
+            place = bisect_left(ordered, key, key=lambda record: record.value.id)
+            there = place < len(ordered) and ordered[place].value.id == key
+            ordered[place : place + there] = [self.records[key]] if key in self.records else []
+        return ordered
 
     def with_prefix(self, prefix: str) -> list[Versioned[T]]:
         """Return the records whose ids start with ``prefix``, in order of id."""
@@ -71,11 +90,11 @@ class Cache(Generic[T]):
 
     def apply(self, event: Reset[T] | Put[T] | Deleted) -> None:
         """Take in one event and tell those who expect it."""
-        self._sorted = None
         for listener in self.listeners:
             listener(event)
         match event:
             case Reset(records=records):
+                self._sorted = None
                 self.records = {record.value.id: record for record in records}
                 self.ready.set()
                 for key in list(self._expected):
@@ -84,9 +103,11 @@ class Cache(Generic[T]):
                 known = self.records.get(record.value.id)
                 if known is None or known.mod_revision <= record.mod_revision:
                     self.records[record.value.id] = record
+                self._note(record.value.id)
                 self._tell(record.value.id)
             case Deleted(id=gone):
                 self.records.pop(gone, None)
+                self._note(gone)
                 self._tell(gone)
 
     def _tell(self, record_id: str) -> None:

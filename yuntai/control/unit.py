@@ -7,6 +7,7 @@ derived from *listing* is not protected by that; see :meth:`Unit.guard`.
 from __future__ import annotations
 
 import secrets
+from bisect import bisect_left
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from yuntai.model.base import Record
@@ -27,7 +28,8 @@ class Unit:
         self.store = store
         self._fences = tuple(fences)
         self._read: dict[_Key, Versioned[Any] | None] = {}
-        self._listed: dict[type[Record], dict[str, Versioned[Any]]] = {}
+        self._listed: dict[type[Record], list[Versioned[Any]]] = {}
+        self._values: dict[type[Record], list[Any]] = {}  # what was listed, without its revisions
         self._written: dict[_Key, Record | None] = {}
         self._new: set[_Key] = set()
         self._lister = store
@@ -46,11 +48,14 @@ class Unit:
     async def list(self, kind: type[T]) -> list[T]:
         """Return all records of a kind, this unit's own writes included."""
         if kind not in self._listed:
-            self._listed[kind] = {found.value.id: found for found in await self._lister.list(kind)}
-        merged: dict[str, T] = {identifier: found.value for identifier, found in self._listed[kind].items()}
-        for (written_kind, identifier), record in self._written.items():
-            if written_kind is not kind:
-                continue
+            self._listed[kind] = await self._lister.list(kind)
+            self._values[kind] = [found.value for found in self._listed[kind]]
+        written = {key[1]: record for key, record in self._written.items() if key[0] is kind}
+        values: list[T] = self._values[kind]
+        if not written:
+            return values.copy()
+        merged: dict[str, T] = {record.id: record for record in values}
+        for identifier, record in written.items():
             if isinstance(record, kind):
                 merged[identifier] = record
             else:
@@ -99,7 +104,7 @@ class Unit:
         for key in self._written:
             if key in self._read or key in self._new:
                 continue
-            listed = self._listed.get(key[0], {}).get(key[1])
+            listed = self._listed_as(*key)
             if listed is not None:
                 compare.append(Unchanged(listed))
             elif self._written[key] is not None:
@@ -107,3 +112,13 @@ class Unit:
         put = [record for record in self._written.values() if record is not None]
         gone = [key for key, record in self._written.items() if record is None]
         return await self.store.txn(compare=compare, put=put, delete=gone)
+
+    def _listed_as(self, kind: type[Record], identifier: str) -> Versioned[Any] | None:
+        """Return a record as it was listed; lists are in order of id."""
+        listed = self._listed.get(kind, [])
+        place = bisect_left(listed, identifier, key=_id_of)
+        return listed[place] if place < len(listed) and _id_of(listed[place]) == identifier else None
+
+
+def _id_of(found: Versioned[Any]) -> str:
+    return str(found.value.id)

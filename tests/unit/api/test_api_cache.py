@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from yuntai.api import cache as cache_module
@@ -13,7 +15,7 @@ from yuntai.api.cache import CachedStore
 from yuntai.model.base import now_utc
 from yuntai.model.cluster import Account, Job
 from yuntai.model.compute import KeyPair
-from yuntai.state import Absent, MemoryStore, Unchanged
+from yuntai.state import Absent, Deleted, MemoryStore, Put, Reset, Unchanged, Versioned
 from yuntai.state.memory import Memory
 
 
@@ -130,3 +132,43 @@ async def test_what_is_not_followed_is_read_from_below(pair: tuple[CachedStore, 
     await other.put(job)
     assert (await cached.need(Job, "job-1")).value == job
     assert [one.value.id for one in await cached.list(Job)] == ["job-1"]
+
+
+@given(
+    st.lists(
+        st.lists(st.tuples(st.sampled_from(["put", "delete", "reset"]), st.integers(0, 30)), max_size=40), max_size=6
+    )
+)
+def test_whatever_happens_records_are_listed_in_order_and_a_list_stays_as_it_was(
+    rounds: list[list[tuple[str, int]]],
+) -> None:
+    cache = cache_module.Cache(MemoryStore(), Account)
+    revision, handed_out = 0, []
+    for events in rounds:
+        for what, number in events:
+            revision += 1
+            record = Versioned(account(f"a{number}", f"of {revision}"), revision)
+            match what:
+                case "put":
+                    cache.apply(Put(record))
+                case "delete":
+                    cache.apply(Deleted(record.value.id))
+                case _:
+                    cache.apply(Reset((record,)))
+        listed = cache.ordered()
+        assert listed == sorted(cache.records.values(), key=lambda one: one.value.id)
+        assert [one.value.id for one in cache.with_prefix("a1")] == [
+            one.value.id for one in listed if one.value.id.startswith("a1")
+        ]
+        handed_out.append((listed, listed.copy()))
+    assert all(now == then for now, then in handed_out)
+
+
+def test_many_changes_at_once_are_sorted_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache_module, "SORT_ANEW_FROM", 3)
+    cache = cache_module.Cache(MemoryStore(), Account)
+    for turn in range(5):
+        for number in (5, 1, 4, 2, 3)[: turn + 1]:
+            cache.apply(Put(Versioned(account(f"a{number}"), turn + 1)))
+        assert [one.value.id for one in cache.ordered()] == sorted(cache.records)
+        assert not cache._changed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -16,6 +16,8 @@ from yuntai.model.placement import DedicatedHost, DeploymentSet
 from yuntai.state import NotFound
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from yuntai.model.base import Record
     from yuntai.state import Store
 
@@ -80,22 +82,31 @@ async def limits(unit: Unit, account: str) -> dict[str, int]:
     return DEFAULTS | (record.quotas if record is not None else {})
 
 
-async def used(unit: Unit, account: str, name: str) -> int:
-    """Return how much of a quota that sums over records is used."""
-    if name in _COUNTED:
-        return sum(1 for record in await unit.list(_COUNTED[name]) if getattr(record, "account", None) == account)
-    if name == "vcpus":
-        return sum(i.cpu for i in await unit.list(Instance) if i.account == account)
-    return sum(d.size_gib for d in await unit.list(Disk) if d.account == account)
+async def _uses(unit: Unit, account: str, names: Iterable[str]) -> dict[str, int]:
+    """Return how much is used of quotas that sum over records; what several of them sum over is looked through once."""
+    owned: dict[type[Record], list[Any]] = {}
+    found: dict[str, int] = {}
+    for name in names:
+        kind = _COUNTED.get(name) or (Instance if name == "vcpus" else Disk)
+        if kind not in owned:
+            owned[kind] = [one for one in await unit.list(kind) if getattr(one, "account", None) == account]
+        match name:
+            case "vcpus":
+                found[name] = sum(one.cpu for one in owned[kind])
+            case "disk_gib":
+                found[name] = sum(one.size_gib for one in owned[kind])
+            case _:
+                found[name] = len(owned[kind])
+    return found
 
 
 async def need(unit: Unit, account: str, **wanted: int) -> None:
     """Raise if the account would own more than it may with ``wanted`` more of each. The unit holds its guard."""
     allowed = await limits(unit, account)
+    have = await _uses(unit, account, wanted)
     for name, amount in wanted.items():
-        have = await used(unit, account, name)
-        if have + amount > allowed[name]:
-            raise errors.quota(_CODES[name], name.replace("_", " "), allowed[name], have, amount)
+        if have[name] + amount > allowed[name]:
+            raise errors.quota(_CODES[name], name.replace("_", " "), allowed[name], have[name], amount)
 
 
 async def need_within(unit: Unit, account: str, name: str, amount: int) -> None:
@@ -108,17 +119,16 @@ async def need_within(unit: Unit, account: str, name: str, amount: int) -> None:
 async def room(unit: Unit, account: str, **each: int) -> int:
     """Return how many times ``each`` still fits."""
     allowed = await limits(unit, account)
-    return min([(allowed[name] - await used(unit, account, name)) // amount for name, amount in each.items() if amount])
+    have = await _uses(unit, account, [name for name, amount in each.items() if amount])
+    return min((allowed[name] - have[name]) // each[name] for name in have)
 
 
 async def describe_quotas(store: Store, caller: Caller) -> list[QuotaUse]:
     """Return every quota of the account with its use; those of single resources (rules of a group, say) have none."""
     unit = Unit(store)
     allowed = await limits(unit, caller.account)
-    return [
-        QuotaUse(name=name, used=await used(unit, caller.account, name), limit=allowed[name])
-        for name in (*_COUNTED, "vcpus", "disk_gib")
-    ] + [
+    have = await _uses(unit, caller.account, (*_COUNTED, "vcpus", "disk_gib"))
+    return [QuotaUse(name=name, used=amount, limit=allowed[name]) for name, amount in have.items()] + [
         QuotaUse(name=name, used=0, limit=allowed[name])
         for name in ("rules_per_group", "groups_per_instance", "disks_per_instance")
     ]
