@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -134,6 +134,7 @@ async def test_what_is_not_followed_is_read_from_below(pair: tuple[CachedStore, 
     assert [one.value.id for one in await cached.list(Job)] == ["job-1"]
 
 
+@settings(deadline=None, max_examples=60)
 @given(
     st.lists(
         st.lists(st.tuples(st.sampled_from(["put", "delete", "reset"]), st.integers(0, 30)), max_size=40), max_size=6
