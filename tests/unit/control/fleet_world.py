@@ -196,9 +196,11 @@ class HostTwin:
     def any_instance(self, instance_id: str) -> Instance | None:
         return self.view.get(instance_id)
 
-    def migration(self, instance_id: str) -> Migration | None:
+    def is_moving(self, instance_id: str, *, mine: bool) -> bool:
         found = self.migrations.get(instance_id)
-        return found if found is not None and self.name in (found.source, found.destination) else None
+        if found is None or self.name not in (found.source, found.destination):
+            return False
+        return not mine or found.source == self.name
 
     def disk(self, disk_id: str) -> Disk | None:
         return self.view.get(disk_id)
