@@ -122,15 +122,20 @@ impl Volume {
         self.rebuilds_lost(id);
         self.joins_lost(id);
         self.readmission_lost(id);
-        for flush in self.flushes.values_mut() {
-            flush.sent.remove(&id);
-        }
+        self.flushes_lost(id);
         self.reads_lost(id, link);
         if self.servers[&id].unreachable && self.is_writer() {
             self.judge(id);
         }
         if self.servers[&id].dialer.retry_at <= self.now {
             self.dial(id);
+        }
+    }
+
+    /// What it was asked to flush it is asked anew, if it is needed when it is here again.
+    pub(crate) fn flushes_lost(&mut self, id: ServerId) {
+        for flush in self.flushes.values_mut() {
+            flush.sent.remove(&id);
         }
     }
 

@@ -369,6 +369,7 @@ impl Volume {
         if let Some(link) = server.dialer.link {
             self.link_owners.remove(&link.id);
             self.out.push(Action::Drop { link: link.id });
+            self.flushes_lost(id);
             self.reads_lost(id, link);
         }
         self.check_flushes();

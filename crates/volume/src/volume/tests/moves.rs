@@ -328,6 +328,33 @@ fn a_joiner_does_not_hold_up_flushes_of_its_servers_other_chunks() {
 }
 
 #[test]
+fn a_server_that_leaves_and_comes_back_is_asked_anew_for_a_flush_that_still_waits() {
+    let mut bench = Bench::prepared(&[], |spec| {
+        spec.placement[1] = vec![1, 2, 4];
+        spec.servers.insert(4, "s4".to_owned());
+    });
+    bench.pass_ms(50);
+    bench.write(0, 1, BLOCK);
+    bench.master.deaf = true;
+    want(&mut bench, &[a_move(0, 3, 4)]);
+    bench.pass_ms(200);
+    bench.mode(3, Mode::Silent);
+    bench.mode(1, Mode::Silent);
+    let flush = bench.ask(GuestOp::Flush);
+    bench.master.deaf = false;
+    bench.tell_master();
+    assert!(!bench.volume.stats().servers.contains_key(&3), "it left with the flush unanswered");
+    bench.mode(3, Mode::Up);
+    want(&mut bench, &[a_move(1, 4, 3)]);
+    bench.pass_ms(300);
+    assert_eq!(bench.master.placed, [a_move(0, 3, 4), a_move(1, 4, 3)]);
+    assert_eq!(bench.answer(flush), None, "server 1 has not answered");
+    bench.pass_ms(3_000);
+    assert_eq!(bench.master.heard.last().map(String::as_str), Some("degrade 1"));
+    assert_eq!(bench.answer(flush), DONE);
+}
+
+#[test]
 fn a_joiners_server_that_goes_out_of_sync_takes_its_joins_with_it() {
     let mut bench = Bench::prepared(&[], |spec| {
         spec.placement[1] = vec![2, 3, 4];
