@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -98,17 +99,18 @@ def executor(endpoint: str) -> Iterator[None]:
             running = asyncio.create_task(FakeExecutor(store).run())
             ready.set()
             await done.wait()
+            assert not running.done(), f"the executor has ended: {running}"
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
 
-    thread = threading.Thread(target=loop.run_until_complete, args=(work(),))
-    thread.start()
-    assert ready.wait(30)
-    try:
-        yield
-    finally:
-        loop.call_soon_threadsafe(done.set)
-        thread.join(timeout=30)
+    with ThreadPoolExecutor(1) as pool:
+        ended = pool.submit(loop.run_until_complete, work())
+        assert ready.wait(30)
+        try:
+            yield
+        finally:
+            loop.call_soon_threadsafe(done.set)
+            ended.result(timeout=30)
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 from msgspec.structs import replace
@@ -13,6 +14,7 @@ from yuntai.model.compute import Disk, Image, Instance, ObservedInstance, Snapsh
 from yuntai.model.network import Port
 from yuntai.model.placement import DedicatedHost
 from yuntai.state import Put, Reset, Store
+from yuntai.state.errors import NotFound
 
 
 class FakeExecutor:
@@ -74,10 +76,10 @@ class FakeExecutor:
         await self.store.update(Disk, disk_id, lambda one: replace(one, job="", **changes))
 
     async def _allocate_dedicated_host(self, job: Job) -> None:
-        if await self.store.get(DedicatedHost, job.resource) is not None:
-            # A machine that has just failed, so that another one can be asked for.
-            machine = replace((await self.store.list(Host))[0].value, id="h9", status="down", dedicated=job.resource)
-            await self.store.put(machine)
+        # A machine that has just failed, so that another one can be asked for.
+        machine = replace((await self.store.list(Host))[0].value, id="h9", status="down", dedicated=job.resource)
+        await self.store.put(machine)
+        with contextlib.suppress(NotFound):  # given back meanwhile
             await self.store.update(DedicatedHost, job.resource, lambda one: replace(one, host="h9"))
 
     async def _attach_nic(self, job: Job) -> None:
