@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -180,11 +180,12 @@ class Cloud:
         return running(self.home, host) is None or bool(faults.afflictions(self.root, host))
 
     def wait_up(self, *hosts: str, timeout_s: float = READY_S) -> None:
-        """Wait until the API shows these hosts up (all of them by default) and their processes answer."""
+        """Wait until the API shows these hosts up (all by default), their processes answer, and their disks count."""
         wanted = hosts or tuple(self.hosts)
         self.until(lambda: set(wanted) <= self.hosts_up(), f"{wanted} are up", timeout_s)
         for host in wanted:
             self.until(lambda host=host: self.well(host), f"{host}'s processes answer", timeout_s)
+        self.until(lambda: self.stores_up(wanted), f"the block store has the disks of {wanted}", timeout_s)
 
     def well(self, host: str) -> bool:
         """Return whether every process of the host answers."""
@@ -198,6 +199,14 @@ class Cloud:
         except (UnreachableError, ApiRefusedError):
             return set()
         return {str(one["HostId"]) for one in found if one["Status"] == "up"}
+
+    def stores_up(self, hosts: Collection[str]) -> bool:
+        """Return whether the block store's leader hears every chunk server of the hosts; not if the API is silent."""
+        try:
+            found = list(self.api.every(YUNTAI, "DescribeChunkServers", "ChunkServers", "ChunkServer"))
+        except (UnreachableError, ApiRefusedError):
+            return False
+        return all(one["State"] != "down" for one in found if one["Host"] in hosts)
 
     # Guests.
 
