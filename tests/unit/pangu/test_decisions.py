@@ -28,8 +28,7 @@ from yuntai.pangu.errors import PanguError, Unavailable
 from yuntai.pangu.moves import Move
 from yuntai.pangu.servers import Status
 from yuntai.pangu.units import CHUNK_BYTES
-from yuntai.state import StateError, Unchanged, records
-from yuntai.state.election import Leader
+from yuntai.state import StateError, records
 
 hosts = st.sampled_from(["h1", "h2"])
 servers = st.sampled_from(SERVERS)
@@ -117,11 +116,7 @@ class Decisions(RuleBasedStateMachine):
     def elect(self) -> None:
         """Another master leads; the one before may not know it yet."""
 
-        async def vote() -> Term:
-            await self.store.put(Leader(id="pangu", candidate="m", lease=len(self.terms)))
-            return Term(self.world, self.store, Unchanged(await self.store.need(Leader, "pangu")))
-
-        self.terms.append(self.run(vote()))
+        self.terms.append(Term(self.world, self.store, self.run(self.store.elect(len(self.terms)))))
         self.run(self.term.holdings.announce(self.world.statuses()))
 
     # gateways and their volume

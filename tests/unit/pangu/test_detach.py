@@ -27,14 +27,18 @@ async def _not_level(cluster: Cluster, volume: str) -> None:
     assert await cluster.client.snapshot(volume) == 1
 
 
-async def test_a_gateway_that_was_killed_says_nothing_of_what_it_served(cluster: Cluster) -> None:
-    volume = await cluster.client.create_volume(GIB)
-    await cluster.client.attach(volume.id, "h1")
+async def _detached_from_a_killed_gateway(cluster: Cluster, volume: str) -> None:
     gateway = cluster.gateways["h1"]
     gateway.before["open"] = _refuse  # the detach comes first
     await gateway.restart()
-    await cluster.client.detach(volume.id, "h1")
+    await cluster.client.detach(volume, "h1")
     del gateway.before["open"]
+
+
+async def test_a_gateway_that_was_killed_says_nothing_of_what_it_served(cluster: Cluster) -> None:
+    volume = await cluster.client.create_volume(GIB)
+    await cluster.client.attach(volume.id, "h1")
+    await _detached_from_a_killed_gateway(cluster, volume.id)
     await _not_level(cluster, volume.id)
 
 
@@ -50,16 +54,12 @@ async def test_an_attachment_that_was_never_served_leaves_the_former_writer_as_i
 
 async def test_an_older_gateway_is_not_believed_of_what_it_has_not_open(cluster: Cluster) -> None:
     volume = await cluster.client.create_volume(GIB)
-    gateway = cluster.gateways["h1"]
-    gateway.names_closed = False
+    cluster.gateways["h1"].names_closed = False
     await cluster.client.attach(volume.id, "h1")
     await cluster.client.detach(volume.id, "h1")
     assert not (await record(cluster, volume.id)).unfenced, "it was open"
     await cluster.client.attach(volume.id, "h1")
-    gateway.before["open"] = _refuse
-    await gateway.restart()
-    await cluster.client.detach(volume.id, "h1")
-    del gateway.before["open"]
+    await _detached_from_a_killed_gateway(cluster, volume.id)
     await _not_level(cluster, volume.id)
 
 

@@ -18,19 +18,16 @@ import hypothesis.strategies as st
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from tests.unit.pangu.world import RacingStore
+from tests.unit.pangu.world import RacingStore, office_of
 from yuntai.model.cluster import ChunkServer, Placement, Volume
 from yuntai.pangu import rules, wire
 from yuntai.pangu.errors import PanguError, Unavailable
 from yuntai.pangu.handover import Handover
-from yuntai.pangu.office import Office
 from yuntai.pangu.serving import Serving
 from yuntai.pangu.snapshots import Snapshots
-from yuntai.pangu.tokens import Signer
 from yuntai.pangu.units import CHUNK_BYTES, volume_number
 from yuntai.pangu.volumes import Volumes
-from yuntai.state import StateError, Unchanged
-from yuntai.state.election import Leader
+from yuntai.state import StateError
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -163,12 +160,7 @@ class Groups(RuleBasedStateMachine):
     def elect(self) -> None:
         """Another master leads; the one before goes on for a while."""
 
-        async def vote() -> Office:
-            await self.store.put(Leader(id="pangu", candidate="m", lease=len(self.terms)))
-            guard = Unchanged(await self.store.need(Leader, "pangu"))
-            return Office(self.store, guard, "master", b"", Signer(b"t" * 32))
-
-        office = self.run(vote())
+        office = office_of(self.store, self.run(self.store.elect(len(self.terms))))
         serving = Serving(office, self)  # type: ignore[arg-type]
         serving.gateways = serving.mover = serving.atlas = self  # type: ignore[assignment]
         volumes = Volumes(office, self, self, serving, self)  # type: ignore[arg-type]

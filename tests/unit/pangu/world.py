@@ -40,6 +40,16 @@ class RacingStore(MemoryStore):
             await overtake()
         return await super().txn(**what)
 
+    async def elect(self, number: int) -> Unchanged:
+        """Have another master lead, the ``number``-th one; return what holds while it does."""
+        await self.put(Leader(id="pangu", candidate="m", lease=number))
+        return Unchanged(await self.need(Leader, "pangu"))
+
+
+def office_of(store: RacingStore, guard: Unchanged) -> Office:
+    """Return the office of a master that leads while ``guard`` holds."""
+    return Office(store, guard, "master", b"", Signer(b"t" * 32))
+
 
 @dataclass
 class Disk:
@@ -135,7 +145,7 @@ class Term:
 
     def __init__(self, world: World, store: RacingStore, guard: Unchanged[Leader]) -> None:
         self.world = world
-        self.office = Office(store, guard, "master", b"", Signer(b"t" * 32))
+        self.office = office_of(store, guard)
         self.wanted: dict[int, Move] = {}
         self.holdings = Holdings(self.office, self, self, self)  # type: ignore[arg-type]
         self.holdings.mover = self  # type: ignore[assignment]
