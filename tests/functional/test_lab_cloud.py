@@ -55,8 +55,20 @@ def new_vpc(cloud: Cloud) -> str:
 
 
 def remove_vpc(cloud: Cloud, vpc: str) -> None:
-    """Delete the VPC; an account may have few of them."""
-    cloud.api.vpc("DeleteVpc", VpcId=vpc)
+    """Delete the VPC; an account may have few of them. Asked again when cut off, as after a fault a call may be."""
+
+    def removed() -> bool:
+        try:
+            cloud.api.vpc("DeleteVpc", VpcId=vpc)
+        except UnreachableError as error:
+            print(f"{vpc} is not known to be removed yet: {error}")
+            return False
+        except ApiRefusedError as error:
+            if error.error_code != "InvalidVpcID.NotFound":
+                raise
+        return True
+
+    cloud.until(removed, f"{vpc} is removed")
 
 
 def test_each_host_has_its_rack_and_one_chunk_server(cloud: Cloud) -> None:

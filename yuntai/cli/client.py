@@ -11,6 +11,7 @@ import hmac
 import http.client
 import json
 import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ ECS, VPC, YUNTAI = "2014-05-26", "2016-04-28", "2026-11-23"
 TIMEOUT_S = 60.0
 PAGE_SIZE = 100
 PAGES_MAX = 1000
+TRIES_MAX = 3
+AGAIN_PAUSE_S = 0.5
 _ALGORITHM = "ACS3-HMAC-SHA256"
 
 
@@ -110,24 +113,45 @@ class Api:
     def call(self, version: str, action: str, **params: Any) -> dict[str, Any]:
         """Call one action and return its answer.
 
-        Raises :class:`ApiRefusedError` with the API's code and words, :class:`UnreachableError` if nothing answers.
+        A call that is cut off before its answer is made again where that changes nothing: a question, or one with a
+        ClientToken. Raises :class:`ApiRefusedError` with the API's code and words, :class:`UnreachableError` if nothing
+        answers.
         """
+        repeatable = action.startswith(("Describe", "List", "Get")) or "ClientToken" in params
+        for _ in range(TRIES_MAX - 1 if repeatable else 0):
+            try:
+                return self._call(version, action, params)
+            except ConnectionResetError:
+                # An API host has failed: whoever waited for it is cut off, and another takes the next call.
+                time.sleep(AGAIN_PAUSE_S)
+        try:
+            return self._call(version, action, params)
+        except ConnectionResetError as error:
+            unknown = (
+                "" if repeatable else f"; whether {action} was carried out is not known: look before you ask again"
+            )
+            raise self._unreachable(error, unknown) from error
+
+    def _call(self, version: str, action: str, params: dict[str, Any]) -> dict[str, Any]:
+        """Call once; a connection that is cut off before the answer is the caller's to judge."""
         query = _query({"RegionId": self.credentials.region} | flatten(params))
-        url = urlsplit(self.credentials.endpoint)
-        host = url.netloc
+        host = urlsplit(self.credentials.endpoint).netloc
         connection = http.client.HTTPConnection(host, timeout=self._timeout_s)
         try:
             connection.request("POST", f"/?{query}", b"", self._headers(host, version, action, query))
             response = connection.getresponse()
             status, body = response.status, response.read()
+        except ConnectionResetError:
+            raise
         except (OSError, http.client.HTTPException) as error:
-            raise UnreachableError(
-                f"the API at {self.credentials.endpoint} does not answer: {error}; "
-                "`yuntai status` shows what is wrong, `make up` repairs it"
-            ) from error
+            raise self._unreachable(error) from error
         finally:
             connection.close()
         return _decoded(status, body)
+
+    def _unreachable(self, error: Exception, more: str = "") -> UnreachableError:
+        way_out = "`yuntai status` shows what is wrong, `make up` repairs it"
+        return UnreachableError(f"the API at {self.credentials.endpoint} does not answer: {error}{more}; {way_out}")
 
     def _headers(self, host: str, version: str, action: str, query: str) -> dict[str, str]:
         body_hash = hashlib.sha256(b"").hexdigest()

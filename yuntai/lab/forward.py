@@ -14,13 +14,14 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
+from typing import NamedTuple
 
 from yuntai.lab import syscalls
 
 CHUNK_BYTES = 64 * 1024
 CONNECT_S = 10.0
 CONNECT_NEXT_S = 1.0
-HEALTH_S = 2.0
+HEALTH_S = 3.0
 HEALTH_PAUSE_S = 1.0
 FAILURES = 2
 """A target that was not well so many times in a row is left, if another is well."""
@@ -30,19 +31,31 @@ Target = tuple[str, int]
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
+class Joined(NamedTuple):
+    """A client's connection to a target; ``since_s`` on the event loop's clock."""
+
+    target: Target
+    far: asyncio.StreamWriter
+    since_s: float
+
+
 class Targets:
-    """The addresses that may serve, the one that does first, and who is connected to which."""
+    """The addresses that may serve, the one that does first, and who is connected to which.
+
+    A client is cut off, to ask again and be answered by another, when a target was given up and a look at it that began
+    after the client connected found it sick. An older look says nothing of the client: the target may be mended since.
+    """
 
     def __init__(self, targets: list[Target], health: str = "") -> None:
         self.order = list(targets)
         self._health = health
-        self._joined: dict[asyncio.StreamWriter, tuple[Target, asyncio.StreamWriter]] = {}
+        self._joined: dict[asyncio.StreamWriter, Joined] = {}
 
     @contextlib.asynccontextmanager
     async def connected(self, client: asyncio.StreamWriter) -> AsyncIterator[Streams]:
         """Connect ``client`` to the first that takes it; raise the last one's OSError."""
         target, streams = await self._connect()
-        self._joined[client] = (target, streams[1])
+        self._joined[client] = Joined(target, streams[1], asyncio.get_running_loop().time())
         try:
             yield streams
         finally:
@@ -64,25 +77,36 @@ class Targets:
         """Keep one that is well in front; when none is, they stay as they are."""
         failures = 0
         while len(self.order) > 1 and self._health:
+            began_s = asyncio.get_running_loop().time()
             failures = 0 if await self._well(self.order[0]) else failures + 1
             if failures >= FAILURES:
                 for target in self.order[1:]:
                     if await self._well(target):
+                        self._cut_off(self.order[0], began_s)
                         self._lead_to(target)
                         failures = 0
                         break
+            await self._look_after_the_left()
             await asyncio.sleep(HEALTH_PAUSE_S)
 
     def _lead_to(self, target: Target) -> None:
-        """Put ``target`` in front; clients that wait for the one before are cut off, to ask again and be answered."""
         print(f"forward: leads to {target[0]}:{target[1]} now", file=sys.stderr, flush=True)
-        before = self.order[0]
         self.order.remove(target)
         self.order.insert(0, target)
-        for client, (taken, far) in list(self._joined.items()):
-            if taken == before:
+
+    async def _look_after_the_left(self) -> None:
+        """Cut off those who wait for a target that is not in front any more and is sick."""
+        for target in {joined.target for joined in self._joined.values()} - {self.order[0]}:
+            began_s = asyncio.get_running_loop().time()
+            if not await self._well(target):
+                self._cut_off(target, began_s)
+
+    def _cut_off(self, target: Target, began_s: float) -> None:
+        """Cut off the clients of ``target`` that were connected when a look at it began."""
+        for client, joined in list(self._joined.items()):
+            if joined.target == target and joined.since_s <= began_s:
                 client.transport.abort()
-                far.transport.abort()
+                joined.far.transport.abort()
 
     async def _well(self, target: Target) -> bool:
         writer = None

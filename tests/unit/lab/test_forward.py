@@ -20,6 +20,7 @@ class Server:
     def __init__(self, name: str) -> None:
         self.name = name
         self.hangs = False
+        self.asked = asyncio.Event()
         self.target: Target = ("127.0.0.1", 0)
         self._server: asyncio.Server | None = None
 
@@ -33,6 +34,7 @@ class Server:
             self._server = None
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.asked.set()
         try:
             await reader.readline()
             if self.hangs:
@@ -110,3 +112,46 @@ async def test_when_none_is_well_the_one_before_keeps_its_clients(servers: list[
     servers[1].hangs = False
     assert await asking == ""
     assert await ask(port) == "second"
+
+
+async def test_who_came_after_a_look_began_is_not_cut_off_by_it(
+    servers: list[Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The look that gives a target up may have begun before it was mended: it says nothing of who connected since."""
+    monkeypatch.setattr(forward, "HEALTH_PAUSE_S", 0.01)
+    first, second = servers
+    targets = Targets([first.target, second.target], "/healthz")
+    looking, connected, looked_again = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    looks: list[Target] = []
+
+    async def look(target: Target) -> bool:
+        """Find the first target sick as often as it takes to give it up, the last time while somebody connects."""
+        looks.append(target)
+        if target != first.target:
+            return True
+        if looks.count(target) > forward.FAILURES:
+            looked_again.set()
+            return True
+        if looks.count(target) == forward.FAILURES:
+            looking.set()
+            await connected.wait()
+        return False
+
+    monkeypatch.setattr(targets, "_well", look)
+
+    async def join(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await forward.join_with(reader, writer, targets)
+
+    async with await asyncio.start_server(join, "127.0.0.1", 0) as listener, asyncio.timeout(PATIENCE_S):
+        watching = asyncio.create_task(targets.watch())
+        await looking.wait()
+        reader, writer = await asyncio.open_connection(*listener.sockets[0].getsockname())
+        await first.asked.wait()
+        connected.set()
+        await looked_again.wait()
+        writer.write(b"hello\n")
+        assert (await reader.read()).endswith(b"first")
+        writer.close()
+        watching.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await watching
