@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from yuntai.api.operator_hosts import jailed_until
 from yuntai.api.registry import YUNTAI, Call, action
 from yuntai.model.cluster import Host, HostFailure
 
@@ -30,7 +31,7 @@ def _row(one: HostFailure, host: Host | None) -> dict[str, Any]:
         "Downs": len(host.downs) if host is not None else 0,
         "Ended": one.ended,
         "HostId": one.id,
-        "JailedUntil": host.jailed_until if host is not None else "",
+        "JailedUntil": jailed_until(host) if host is not None else "",
         "Judged": one.judged,
         "Left": [{"InstanceId": instance, "Why": why} for instance, why in one.left],
         "Moved": one.moved,

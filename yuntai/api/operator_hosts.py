@@ -8,6 +8,7 @@ from yuntai.api.operator_rows import chosen, paged_rows
 from yuntai.api.registry import PAGES, YUNTAI, Call, action
 from yuntai.control import cpu_baseline
 from yuntai.control.requests import hosts, joining
+from yuntai.model.base import now_utc
 from yuntai.model.cluster import ChunkServer, Host, HostPool
 from yuntai.model.compute import Instance
 from yuntai.model.joinwire import Token, write_token
@@ -19,6 +20,11 @@ _HOST = """
     Instances[]{InstanceId Name Status MigratingTo} ChunkServers[]{ChunkServerId State UsedBytes:i}
 """
 _POOL = "PoolId Accelerator CpuModel CpuVendor CpuFeatures[] MceBanks:i Computed Hosts[]"
+
+
+def jailed_until(host: Host) -> str:
+    """Return until when nothing is placed on a host because it failed too often, "" if that is over."""
+    return host.jailed_until if host.jailed_until > now_utc() else ""
 
 
 def _host(host: Host, pool: HostPool | None, guests: list[Instance], servers: list[ChunkServer]) -> dict[str, Any]:
@@ -40,7 +46,7 @@ def _host(host: Host, pool: HostPool | None, guests: list[Instance], servers: li
             {"InstanceId": one.id, "Name": one.name, "Status": one.status, "MigratingTo": one.migrating_to}
             for one in sorted(guests, key=lambda one: one.id)
         ],
-        "JailedUntil": host.jailed_until,
+        "JailedUntil": jailed_until(host),
         "Labels": [{"Key": key, "Value": value} for key, value in sorted(host.labels.items())],
         "Maintenance": host.maintenance,
         "MceBanks": host.mce_banks,
@@ -115,6 +121,12 @@ async def drain_host(call: Call) -> dict[str, Any]:
     """Have everything moved away from a host, or let it take instances again."""
     await hosts.drain(call.context.writes, call.caller, call.text("HostId"), undo=call.args.get("Undo", False))
     return {}
+
+
+@action(YUNTAI, "ForgiveHost", "HostId!", "Forgiven:i", operator=True)
+async def forgive_host(call: Call) -> dict[str, Any]:
+    """Forget how often a host failed lately, which ends its jail."""
+    return {"Forgiven": await hosts.forgive(call.context.writes, call.caller, call.text("HostId"))}
 
 
 @action(YUNTAI, "LabelHost", "HostId! Label[]{Key! Value} Remove[]", "Labels[]{Key Value}", operator=True)

@@ -153,6 +153,13 @@ def undrain(host_id: HostId, output: Output = Format.table) -> None:
 
 
 @app.command()
+def forgive(host_id: HostId, output: Output = Format.table) -> None:
+    """Let a host that failed again and again, and is jailed for it, take instances at once: the cause is mended."""
+    answer = Api().operator("ForgiveHost", HostId=host_id)
+    made(answer, f"host {host_id}: {answer['Forgiven']} failures count no longer", output)
+
+
+@app.command()
 def label(
     host_id: HostId,
     labels: Annotated[list[str], typer.Argument(metavar="KEY=VALUE|KEY-…", help="KEY- removes one")],

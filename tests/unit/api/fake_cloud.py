@@ -201,6 +201,8 @@ async def seed(store: Store) -> None:
             vcpus_max=4096,
             memory_mib_max=1 << 22,
             versions={"qemu": "10.0"},
+            downs=("2001-01-01T00:00:00Z", "2001-01-01T00:10:00Z"),
+            jailed_until="2001-01-01T00:11:00Z",  # long over
         )
     )
     for number in (1, 2, 3):

@@ -7,6 +7,14 @@ from tests.unit.cli.test_cli_commands import Run, good, read, run
 __all__ = ["run"]  # fixtures
 
 
+def test_a_jail_that_is_over_is_not_shown_and_failures_are_forgiven(run: Run) -> None:
+    assert "jailed" not in good(run("host", "list"))
+    assert read(run("host", "show", "h1", "-o", "json"))["JailedUntil"] == ""
+    assert good(run("host", "forgive", "h1")) == "host h1: 2 failures count no longer\n"
+    assert read(run("host", "forgive", "h1", "-o", "json"))["Forgiven"] == 0
+    assert "InvalidHostId.NotFound" in str(run("host", "forgive", "h9").exception)
+
+
 def test_a_host_is_shown_labelled_drained_and_given_back(run: Run) -> None:
     assert read(run("host", "show", "h1", "-o", "json"))["Address"] == "10.78.0.1"
     assert "there is no host h9" in str(run("host", "show", "h9").exception)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from yuntai.api.operator_hosts import jailed_until
 from yuntai.control import removals
 from yuntai.control.drains import AGAIN_FIRST_S, MOVES_MAX, Drains
 from yuntai.control.errors import ApiError
@@ -165,6 +166,19 @@ async def test_labels() -> None:
             await hosts.label(store, CALLER, "h1", labels)
     with pytest.raises(ApiError, match=r"InvalidHostId\.NotFound"):
         await hosts.label(store, CALLER, "h9", {})
+
+
+async def test_a_forgiven_host_takes_instances_at_once() -> None:
+    store = MemoryStore()
+    await store.put(host("h1", downs=(NOW, NOW), jailed_until="2999-01-01T00:00:00Z"))
+    assert jailed_until((await store.need(Host, "h1")).value) == "2999-01-01T00:00:00Z"
+    assert (await fleet_of(store)).choose(Request("i-9", 1, 256)).host == ""
+    assert await hosts.forgive(store, CALLER, "h1") == 2
+    assert jailed_until((await store.need(Host, "h1")).value) == ""
+    assert (await fleet_of(store)).choose(Request("i-9", 1, 256)).host == "h1"
+    assert await hosts.forgive(store, CALLER, "h1") == 0
+    with pytest.raises(ApiError, match=r"InvalidHostId\.NotFound"):
+        await hosts.forgive(store, CALLER, "h9")
 
 
 LEFT: list[tuple[Record, str]] = [

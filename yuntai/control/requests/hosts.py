@@ -52,6 +52,18 @@ async def drain(store: Store, caller: Caller, host_id: str, *, undo: bool = Fals
     await transact(store, caller, body, type(None))
 
 
+async def forgive(store: Store, caller: Caller, host_id: str) -> int:
+    """Let a host take instances again that failed too often lately; return how many failures count no longer."""
+
+    async def body(unit: Unit) -> int:
+        host = await need_host(unit, host_id)
+        if host.downs or host.jailed_until:
+            unit.put(msgspec.structs.replace(host, downs=(), jailed_until=""))
+        return len(host.downs)
+
+    return await transact(store, caller, body, int)
+
+
 async def label(
     store: Store, caller: Caller, host_id: str, labels: Mapping[str, str], remove: Sequence[str] = ()
 ) -> dict[str, str]:
