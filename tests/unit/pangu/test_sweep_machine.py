@@ -18,19 +18,18 @@ import hypothesis.strategies as st
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from tests.unit.pangu.world import VOL, RacingStore
+from tests.unit.pangu.world import VOL, RacingStore, office_of
 from yuntai.model.cluster import Placement, Volume
 from yuntai.pangu import rules, snapshot_rules, wire
 from yuntai.pangu.errors import PanguError, Unavailable
-from yuntai.pangu.office import Office
 from yuntai.pangu.sweeper import Sweeper
-from yuntai.pangu.tokens import Signer
 from yuntai.pangu.units import CHUNK_BYTES
-from yuntai.state import StateError, Unchanged
-from yuntai.state.election import Leader
+from yuntai.state import StateError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
+
+    from yuntai.pangu.office import Office
 
 REACHED: Counter[str] = Counter()
 SERVERS = (1, 2, 3)
@@ -128,12 +127,7 @@ class Sweeps(RuleBasedStateMachine):
     def elect(self) -> None:
         """Another master leads; the one before goes on for a while."""
 
-        async def vote() -> Office:
-            await self.store.put(Leader(id="pangu", candidate="m", lease=len(self.terms)))
-            guard = Unchanged(await self.store.need(Leader, "pangu"))
-            return Office(self.store, guard, "master", b"", Signer(b"t" * 32))
-
-        office, atlas = self.run(vote()), Atlas()
+        office, atlas = office_of(self.store, self.run(self.store.elect(len(self.terms)))), Atlas()
         self.terms.append((office, Sweeper(office, self, atlas, quiet_s=0.0), atlas))  # type: ignore[arg-type]
         self.hear(old=False)
 
@@ -177,6 +171,19 @@ class Sweeps(RuleBasedStateMachine):
         if old:
             self.elect()
         self.sweep_now("answer", number, "snapshot", old=old, overtaken=overtaken)
+
+    @rule(number=pick, block=st.integers(0, BLOCKS - 1), newer=st.booleans())
+    def a_sweep_is_long_on_its_way(self, number: int, block: int, *, newer: bool) -> None:
+        """There is something to free, but the order to do so arrives late, perhaps after a newer leader's."""
+        self.freeze_and_write(block, 2)
+        self.ask(number, "delete", old=False)
+        self.hear(old=False)
+        self.sweep_now("late", number, "snapshot", old=False, overtaken=False)
+        if newer:
+            self.elect()
+            self.sweep_now("answer", number, "snapshot", old=False, overtaken=False)
+        if self.late:
+            self.late_sweep(len(self.late) - 1)
 
     @precondition(lambda self: self.late)
     @rule(number=pick)
