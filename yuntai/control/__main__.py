@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from yuntai import config as configuration
 from yuntai import log, process
 from yuntai.compute.witness import Prober
-from yuntai.control import bootstrap, calendar, housekeeping, pools, removals
+from yuntai.control import bindings, bootstrap, calendar, housekeeping, pools, removals
 from yuntai.control.drains import Drains
 from yuntai.control.failover.service import Failover
 from yuntai.control.jobs.executor import Executor
@@ -79,6 +79,7 @@ async def lead(
         "pools": lambda: pools.run(store, fences),
         "drains": lambda: Drains(store, placer, fences).run(),
         "removals": lambda: removals.run(store, config.ovn_sb, fences),
+        "bindings": lambda: bindings.run(store, config.ovn_sb),
         "calendar": lambda: calendar.run(store),
     }
     tasks = [asyncio.create_task(keep(name, part), name=name) for name, part in parts.items()]
