@@ -241,6 +241,8 @@ class Serving:
             try:
                 await self.finish_snapshots(one)
             except (PanguError, StateError) as error:
+                if self.is_open(one):
+                    raise
                 # One that is not served is switched when it is opened, and not written before.
                 _log.warning("a group is not switched yet", gateway=host, volume=one.id, error=str(error))
 
