@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.ports import free_port
 
-START_TIMEOUT_S = 20.0
+START_TIMEOUT_S = 60.0
 INSTALL_TIMEOUT_S = 300
 
 

@@ -250,7 +250,7 @@ async def eventually(check: Callable[[], Awaitable[Any]], within_s: float, what:
     raise AssertionError(f"not within {within_s} s: {what} (last error: {last!r})")
 
 
-async def qemu_io(uri: str, *commands: str, within_s: float = 20.0, read_only: bool = False) -> float:
+async def qemu_io(uri: str, *commands: str, within_s: float = 60.0, read_only: bool = False) -> float:
     """Run qemu-io commands on an NBD export; return the seconds it took. A wrong pattern or an error fails."""
     arguments = [part for command in commands for part in ("-c", command)]
     began = time.monotonic()

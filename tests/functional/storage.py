@@ -248,7 +248,7 @@ class Storage:
             **changes,
         }
 
-    async def open(self, volume: Volume, timeout_s: float = 20.0, **changes: Any) -> str:
+    async def open(self, volume: Volume, timeout_s: float = 60.0, **changes: Any) -> str:
         """Grant the next generation, open, and return the NBD URI."""
         volume.generation += 1
         opened = await self.channel.call(self.open_request(volume, **changes), timeout_s)

@@ -221,5 +221,5 @@ def test_whatever_is_killed_down_leaves_nothing_but_data(cloud: Cloud) -> None:
     for one in (records[0].init, records[1].keeper):
         one.signal(signal.SIGKILL)
     lab.down(cloud.root, grace_s=0)
-    cloud.until(lambda: not leftovers(cloud.cluster, cloud.root), "nothing is left", 10)
+    cloud.until(lambda: not leftovers(cloud.cluster, cloud.root), "nothing is left")
     assert lab.down(cloud.root) == [], "a second time there is nothing to stop"

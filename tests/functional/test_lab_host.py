@@ -53,7 +53,7 @@ def process(site: Site, name: str) -> ProcessStatus:
     return next(process for process in status.processes if process.name == name)
 
 
-def until(condition: Callable[[], bool], what: str, timeout_s: float = 30) -> None:
+def until(condition: Callable[[], bool], what: str, timeout_s: float = 60) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
@@ -184,7 +184,7 @@ def test_the_pipe_reaches_a_namespace_made_inside(host: Site) -> None:
             )
             return done.stdout == b"hello"
 
-        until(echoes, "the echo from the inner namespace", 10)
+        until(echoes, "the echo from the inner namespace")
     finally:
         server.kill()
         server.wait(10)
@@ -203,7 +203,7 @@ def test_the_forward_leads_a_loopback_port_inside(host: Site) -> None:
             return False
 
     try:
-        until(answers, "the forward answers", 10)
+        until(answers, "the forward answers")
         second = subprocess.run(command, capture_output=True, timeout=30, check=False, cwd=REPOSITORY)
         assert b"Address already in use" in second.stderr
         assert b"free the port, or choose another" in second.stderr
@@ -215,7 +215,7 @@ def test_the_forward_leads_a_loopback_port_inside(host: Site) -> None:
 def test_stopping_leaves_nothing_but_data(host: Site) -> None:
     run_inside(host.record(), "sh", "-c", "ip tuntap add stray mode tap; setsid sleep 300 >/dev/null 2>&1 &")
     assert host.stop() is True
-    until(lambda: host.leftovers() == [], f"nothing is left, but {host.leftovers()}", 5)
+    until(lambda: host.leftovers() == [], f"nothing is left, but {host.leftovers()}")
     assert (host.home.host("h1").data / "etcd").is_dir()
     assert host.stop() is False
 
@@ -239,7 +239,7 @@ def test_whatever_is_killed_stop_leaves_nothing(host: Site, victim: str) -> None
     if victim != "keeper":
         assert record.init.wait(10)
     host.stop()
-    until(lambda: host.leftovers() == [], f"nothing is left, but {host.leftovers()}", 5)
+    until(lambda: host.leftovers() == [], f"nothing is left, but {host.leftovers()}")
     host.start()
     status = wait_healthy(host.root, "h1", HEALTHY_S)
     assert status is not None
@@ -251,7 +251,7 @@ def test_a_dead_host_is_cleaned_by_its_keeper_at_once(host: Site) -> None:
     record.init.signal(signal.SIGKILL)
     assert record.keeper.wait(10)
     assert running(host.home, "h1") is None
-    until(lambda: host.leftovers() == [], f"nothing is left, but {host.leftovers()}", 5)
+    until(lambda: host.leftovers() == [], f"nothing is left, but {host.leftovers()}")
     assert identify(record.init.pid) != record.init
 
 
@@ -265,7 +265,7 @@ def test_a_start_that_cannot_work_says_why_and_leaves_nothing(host: Site) -> Non
             host.start()
     finally:
         blocked.unlink()
-    until(lambda: host.leftovers() == [], f"nothing is left, but {host.leftovers()}", 5)
+    until(lambda: host.leftovers() == [], f"nothing is left, but {host.leftovers()}")
 
 
 def test_a_machine_with_the_unified_hierarchy_serves_too(tmp_path: Path) -> None:

@@ -249,8 +249,8 @@ def test_an_emptied_ovn_is_rebuilt(site: Site, emptied: str) -> None:
         script = f"{control} stop ovn-nb; rm /var/lib/yuntai/ovn/ovnnb.db; {control} start ovn-nb"
     done = site.run("sh", "-c", script, timeout_s=40)
     assert done["code"] == 0, done
-    rebuilt_s = site.until(lambda: one.port.id in site.run("ovn-nbctl", "--timeout=5", "show")["out"], "rows", 40)
-    working_s = site.until(lambda: one.pings("10.1.1.11") and two.pings("10.1.1.10"), "a ping after that", 40)
+    rebuilt_s = site.until(lambda: one.port.id in site.run("ovn-nbctl", "--timeout=5", "show")["out"], "rows")
+    working_s = site.until(lambda: one.pings("10.1.1.11") and two.pings("10.1.1.10"), "a ping after that")
     print(f"{emptied}: rows back after {rebuilt_s:.2f} s, ping after {working_s:.2f} s more")
 
 
@@ -261,7 +261,7 @@ def test_metadata_survives_a_restart_of_the_switch_daemon(site: Site) -> None:
     site.until(lambda: guest.get("http://100.100.100.200/") == "meta", "metadata")
     # The pid of the host's own daemon, from its own pid file; the supervisor starts it again.
     assert site.run("sh", "-c", "kill -9 $(cat /run/openvswitch/ovs-vswitchd.pid)")["code"] == 0
-    back_s = site.until(lambda: guest.get("http://100.100.100.200/", 1) == "meta", "metadata after the restart", 30)
+    back_s = site.until(lambda: guest.get("http://100.100.100.200/", 1) == "meta", "metadata after the restart")
     print(f"metadata back {back_s:.2f} s after kill -9 of ovs-vswitchd")
 
 
@@ -270,7 +270,7 @@ def test_a_namespace_lives_as_long_as_its_vswitch_has_a_guest_here(site: Site) -
     guest = site.guest(vswitch, "10.1.1.10")
     netns = site.service_netns(vswitch)
     site.run("ip", "netns", "exec", netns, "ip", "link", "delete", "eth0")
-    site.until(lambda: "100.100.100.200" in site.run("ip", "-n", netns, "address")["out"], "the lost link", 25)
+    site.until(lambda: "100.100.100.200" in site.run("ip", "-n", netns, "address")["out"], "the lost link")
     site.ask("delete", kind="port", id=guest.port.id)
     site.until(lambda: netns not in site.run("ip", "netns", "list")["out"], "the removal")
     interface = names.host_interface(vswitch.id)

@@ -57,7 +57,7 @@ def test_guests_on_two_hosts_reach_each_other_and_each_its_own_hosts_metadata(si
 def test_both_hosts_guests_leave_by_the_routers_address(site: Site) -> None:
     site.ask("spawn", command=["python3", "-c", scripts.WHO_ASKS])
     for guest in _pair(site):
-        site.until(lambda g=guest: g.get("http://100.64.0.1:8099/") == "100.64.0.20", "an answer from outside", 30)
+        site.until(lambda g=guest: g.get("http://100.64.0.1:8099/") == "100.64.0.20", "an answer from outside")
 
 
 def test_a_port_moves_with_its_address(site: Site) -> None:

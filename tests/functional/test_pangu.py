@@ -211,9 +211,9 @@ async def test_killed_gateway_serves_again(cluster: PanguCluster) -> None:
     began = time.monotonic()
 
     async def readable() -> bool:
-        return bool(await qemu_io(uri, "read -P 1 0 8M", within_s=5))
+        return bool(await qemu_io(uri, "read -P 1 0 8M", within_s=10))
 
-    await eventually(readable, 30, "the volume is served again at the same socket")
+    await eventually(readable, 90, "the volume is served again at the same socket")
     print(f"served again {time.monotonic() - began:.1f} s after the gateway's start")
     attached = await client.attach(volume.id, "h1")
     assert attached.generation == 2
@@ -249,6 +249,6 @@ async def test_image_in_and_out(cluster: PanguCluster, tmp_path: Path) -> None:
 
 async def _run(*command: str) -> None:
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         out, _ = await process.communicate()
     assert process.returncode == 0, out

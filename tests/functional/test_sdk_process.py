@@ -28,7 +28,7 @@ from yuntai import config
 from yuntai.state import EtcdStore
 
 pytestmark = pytest.mark.functional
-START_S = 30.0
+START_S = 90.0
 
 
 class ApiProcess:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 PURPOSE = "join"
 CALL_TIMEOUT_S = 30.0
 TOGETHER_MAX = 16
+STOP_S = 5.0
 _log = log.get("api.joining")
 
 
@@ -50,7 +51,7 @@ class Door:
         application = web.Application(client_max_size=BODY_BYTES_MAX)
         application.router.add_post(PATH_HELLO, self._hello)
         application.router.add_post(PATH_JOIN, self._join)
-        self._runner = web.AppRunner(application, access_log=None, keepalive_timeout=5.0)
+        self._runner = web.AppRunner(application, access_log=None, keepalive_timeout=5.0, shutdown_timeout=STOP_S)
 
     async def open(self, address: str, port: int) -> int:
         """Listen; return the port."""

@@ -33,6 +33,8 @@ HEADER_MAX = 16 * 1024
 BODY_TIMEOUT_S = 20.0
 HANDLER_TIMEOUT_S = 30.0
 KEEP_ALIVE_S = 75.0
+STOP_S = 5.0
+"""What still runs when the process is told to end: less than its supervisor waits before it kills."""
 METHODS = ("GET", "POST")
 WRITES_PER_S = 100.0
 """What one AccessKey may change in a second, beside what it may ask in all: each is a durable write in etcd."""
@@ -64,7 +66,7 @@ class ApiServer:
             max_line_size=LINE_MAX,
             max_field_size=HEADER_MAX,
         )
-        self._runner = web.ServerRunner(server)
+        self._runner = web.ServerRunner(server, shutdown_timeout=STOP_S)
         self._connections = Connections(lambda: server.connections, silent_s=silent_s)
         self._sweep: asyncio.Task[None] | None = None
 

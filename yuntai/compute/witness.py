@@ -33,6 +33,7 @@ PROBE_S = 1.0
 PROBES = 2  # a lost packet costs a second
 ASK_S = PROBES * PROBE_S + 1.0
 PROBES_AT_ONCE_MAX = 16
+STOP_S = 2.0
 _LOG = log.get("compute.witness")
 
 
@@ -138,7 +139,7 @@ async def answering(
 
     app = web.Application(client_max_size=1024)
     app.add_routes([web.get("/v1/alive", alive), web.get("/v1/reach/{host}", reach)])
-    runner = web.AppRunner(app, access_log=None)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=STOP_S)
     await runner.setup()
     try:
         context = tls.server_context(config.tls) if config.tls else None

@@ -28,6 +28,8 @@ TERM_TTL_S = 2.0
 """A leader that dies without a word is followed by another after about so long. etcd grants nothing shorter: one and a
 half of its own election timeout (a second), in whole seconds."""
 RETRY_S = 1.0
+STOP_S = 3.0
+"""What is still being answered gets so long when the process is told to end; then it is cut off, as by a crash."""
 
 _log = log.get("master")
 
@@ -95,7 +97,7 @@ class Master:
     @asynccontextmanager
     async def listening(self, address: str, port: int) -> AsyncIterator[int]:
         """Serve the HTTP API on an address; give the port (asked for, or chosen by the system when it was 0)."""
-        runner = web.AppRunner(application(self), access_log=None)
+        runner = web.AppRunner(application(self), access_log=None, shutdown_timeout=STOP_S)
         await runner.setup()
         try:
             site = web.TCPSite(runner, address, port, reuse_address=True, ssl_context=self._server_context)

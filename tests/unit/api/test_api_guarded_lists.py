@@ -24,7 +24,7 @@ from yuntai.state import MemoryStore
 from yuntai.state.memory import Memory
 
 T = TypeVar("T", bound=Record)
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 
 
 class Counting(MemoryStore):

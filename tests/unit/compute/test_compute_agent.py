@@ -87,7 +87,7 @@ class World:
         return sum(1 for one in self.hypervisor.calls if one[0] == call)
 
 
-async def eventually(look: Callable[[], object], limit_s: float = 5.0) -> object:
+async def eventually(look: Callable[[], object], limit_s: float = 60.0) -> object:
     async with asyncio.timeout(limit_s):
         while True:
             found = look()

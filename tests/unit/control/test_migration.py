@@ -27,7 +27,7 @@ from yuntai.state import MemoryStore
 from yuntai.state.memory import Memory
 
 ID = "i-0000000000000001"
-WAIT_S = 30.0
+WAIT_S = 60.0
 
 
 class World:

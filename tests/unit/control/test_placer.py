@@ -17,7 +17,7 @@ from yuntai.model.compute import Instance
 from yuntai.model.placement import DeploymentSet, SchedulerSettings
 from yuntai.state import MemoryStore
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 
 
 @asynccontextmanager

@@ -9,7 +9,7 @@ from yuntai.control import pools
 from yuntai.model.cluster import Host, HostPool
 from yuntai.state import MemoryStore, Put, Reset
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 
 
 def host(name: str, features: tuple[str, ...], banks: int = 9, vendor: str = "AMD", pool: str = "default") -> Host:

@@ -43,9 +43,9 @@ class Nbd:
         options = [f"--format={source_format}", f"--export-name={export}", "--persistent", "--shared=4"]
         command = ["qemu-nbd", f"--socket={socket}", *options, *(["--read-only"] if read_only else []), str(path)]
         self.running[export] = subprocess.Popen(command)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not socket.exists():
-            assert time.monotonic() < deadline, "qemu-nbd did not listen within 10 s"
+            assert time.monotonic() < deadline, "qemu-nbd did not listen within 60 s"
             time.sleep(0.02)
         return str(socket)
 

@@ -114,7 +114,7 @@ def test_when_one_step_fails_the_other_is_ended(tmp_path: Path) -> None:
     began_s = time.monotonic()
     with pytest.raises(SystemExit):
         Runner(Home(tmp_path)).run(steps)
-    assert time.monotonic() - began_s < 10
+    assert time.monotonic() - began_s < 50
     assert not (Home(tmp_path).stamps / "hang").exists()
 
 

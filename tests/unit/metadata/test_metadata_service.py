@@ -56,7 +56,7 @@ async def talk(port: int, raw: bytes) -> bytes:
         writer.close()
 
 
-async def eventually(look: Callable[[], object], limit_s: float = 30.0) -> None:
+async def eventually(look: Callable[[], object], limit_s: float = 60.0) -> None:
     """Ask until it is so; only asking tells."""
     async with asyncio.timeout(limit_s):
         while not (await found if isinstance(found := look(), Awaitable) else found):  # noqa: ASYNC110

@@ -27,7 +27,7 @@ GUEST = Key("Logical_Switch_Port", "port-1")
 
 
 async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.005)  # a condition of the twins: nothing to wait on
 

@@ -209,7 +209,7 @@ class FakeGateway(Fake):
         number = next(self.numbers)
         self.answers[number] = asyncio.get_running_loop().create_future()
         self.masters[-1].write(wire.frame_bytes(wire.EVENT, number, event))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             return await self.answers[number]
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -13,7 +13,7 @@ from yuntai.model.cluster import Volume, VolumeSource
 from yuntai.pangu import auxiliary, rules
 from yuntai.pangu.errors import Conflict, NotFound, Unavailable
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(240)
 
 GIB = 1 << 30
 

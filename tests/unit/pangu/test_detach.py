@@ -10,7 +10,7 @@ from yuntai.pangu import wire
 from yuntai.pangu.errors import Conflict, Unavailable
 from yuntai.pangu.units import volume_number
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(240)
 
 
 async def _refuse(_: dict[str, object]) -> None:

@@ -17,12 +17,12 @@ from yuntai.pangu.client import PanguClient
 from yuntai.pangu.errors import Conflict, Denied, InUse, Invalid, NoPlacement, NotFound, Unavailable
 from yuntai.pangu.units import volume_number
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(240)
 
 GIB = 1 << 30
 
 
-async def eventually(check: Callable[[], Any], within_s: float = 15.0) -> Any:
+async def eventually(check: Callable[[], Any], within_s: float = 60.0) -> Any:
     async with asyncio.timeout(within_s):
         while True:
             found = check()
@@ -145,7 +145,7 @@ async def test_open_may_degrade_before_it_answers(cluster: Cluster) -> None:
         seen.append(await gateway.raise_event(**event, reason="did not answer the claim"))
 
     gateway.before["open"] = ask_first
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await cluster.client.attach(volume.id, "h1")
     assert seen == [{"answer": "stale", "stale": [3]}]
 
@@ -286,7 +286,7 @@ async def test_delete_waits_for_every_server(cluster: Cluster) -> None:
         await cluster.client.attach(volume.id, "h1")
     await cluster.servers[1].start()
     cluster.masters[0].session.garbage.wake()  # type: ignore[union-attr]
-    await eventually(lambda: _gone(cluster, volume.id), within_s=20)
+    await eventually(lambda: _gone(cluster, volume.id))
 
 
 async def _confirmed(cluster: Cluster, volume: str, by: tuple[int, ...]) -> bool:
@@ -316,7 +316,7 @@ async def test_server_states_are_known_and_recorded_sparingly(cluster: Cluster) 
     await eventually(lambda: cluster.servers[0].asked.count("status") >= 3)
     assert (await cluster.store.need(ChunkServer, "cs-1")).mod_revision == before, "nothing that matters changed"
     await cluster.servers[2].stop()
-    await eventually(lambda: _state(cluster, "cs-3", "down"), within_s=15)
+    await eventually(lambda: _state(cluster, "cs-3", "down"))
     with pytest.raises(NoPlacement, match="cs-3: it is down") as caught:
         await cluster.client.create_volume(GIB)
     assert caught.value.details["servers"] == {"cs-3": "it is down"}
@@ -402,7 +402,7 @@ async def test_outage_of_the_store_is_told_and_ends(cluster: Cluster) -> None:
     late = asyncio.create_task(_degraded(gateway, volume))
     await asyncio.sleep(0.5)
     cluster.memory.available = True
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         assert await late == {"answer": "stale", "stale": [2]}
     assert volume_number(volume.id) in gateway.open
 

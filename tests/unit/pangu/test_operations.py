@@ -14,7 +14,7 @@ from yuntai.model.cluster import ChunkServer
 from yuntai.pangu.errors import Conflict, InUse, Invalid, NotFound
 from yuntai.pangu.units import volume_number
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(240)
 
 
 async def checks(cluster: Cluster) -> dict[str, Any]:

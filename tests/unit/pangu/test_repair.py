@@ -14,7 +14,7 @@ from tests.unit.pangu.test_master import GIB, eventually, record
 from yuntai.model.cluster import ChunkServer, PanguSettings, Placement, Volume, VolumeSource
 from yuntai.pangu.units import volume_number
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(240)
 
 
 async def chunks(cluster: Cluster, volume: str) -> list[tuple[int, ...]]:

@@ -36,7 +36,7 @@ from yuntai.state import (
     UnsupportedVersion,
 )
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(240)
 
 
 def account(name_id: str, name: str = "n") -> Account:
@@ -163,7 +163,7 @@ async def test_newer_record_is_refused(world: World, store: Store) -> None:
         await store.get(Account, "a")
 
 
-async def next_of(events: AsyncIterator[object], within_s: float = 15.0) -> object:
+async def next_of(events: AsyncIterator[object], within_s: float = 60.0) -> object:
     async with asyncio.timeout(within_s):
         return await anext(events)
 
