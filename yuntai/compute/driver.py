@@ -79,6 +79,8 @@ class Guest:
     disks: tuple[str, ...] = ()
     resets: int = 0  # restarts of the guest in place that this driver has seen
     io_error: bool = False  # paused because a disk failed
+    incomplete: bool = False  # runs while part of its memory is on its way (post-copy); until then ask nothing of it
+    lost: bool = False  # part of its memory is gone for good, as its move by post-copy broke
     accelerator: Accelerator = "tcg"
     nics: tuple[str, ...] = ()  # ports of the network cards that it has now
     limits: dict[str, tuple[int, int]] = field(default_factory=dict)  # disk → operations/s, bytes/s; 0 = no limit

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from yuntai import log
 from yuntai.compute import console, limits
 from yuntai.compute.driver import DiskSpec, GuestSpec, HypervisorError, NicSpec
+from yuntai.compute.history import tell
 from yuntai.compute.ownership import NotReadyError, report, take
 from yuntai.compute.plan import BACKOFF_MAX_S, Memory, Move, Situation, plan
 from yuntai.compute.volumes import VolumeError
@@ -106,6 +107,7 @@ class Keeper:
         self._mine = False  # whether the instance was this host's at the last look
         self._shown: dict[str, tuple[str, int]] = {}  # disk → volume and size that the guest is known to see
         self._cleaned = False
+        self._told_loss = False
         self.finished = False
 
     def poke(self, *, records_changed: bool) -> None:
@@ -156,13 +158,17 @@ class Keeper:
                 continue
             await self._observe(move, guest)
             if move.action == "none":
-                if instance is not None and move.state == "running":
+                whole = guest is not None and not guest.incomplete
+                if instance is not None and move.state == "running" and whole:
                     again_s = await limits.apply(self._tools.hypervisor, self._tools.records.disk, instance, guest)
                     return await self._grow(instance) or again_s or move.wait_s
                 if instance is None and guest is None:
                     await self._forget_observed()
                 return move.wait_s
             _LOG.info("move", instance=self.id, action=move.action, disk=move.disk or None, why=move.why or None)
+            if move.lost and instance is not None and not self._told_loss:
+                await tell(self._tools.store, instance, move.why)
+                self._told_loss = True
             await self._make(move, instance)
         raise HypervisorError(f"instance {self.id} did not settle within {MOVES_MAX} moves")
 
@@ -213,13 +219,16 @@ class Keeper:
                 console.remove(console.log_path(self._tools.log_dir, self.id))
                 console.socket_path(self._tools.run_dir, self.id).unlink(missing_ok=True)
                 self._cleaned = True
+            case "destroy" if move.lost:
+                await hypervisor.migrations.release(self.id)  # it stands still, and would not hear that it is to end
+                await hypervisor.destroy(self.id)
             case "press_power" | "restart" | "reset" | "resume" | "destroy" | "forget" as button:
                 await getattr(hypervisor, button)(self.id)
             case action:
                 raise HypervisorError(f"instance {self.id}: the move {action!r} needs a record that is gone")
 
     async def _start(self, instance: Instance) -> None:
-        self._cleaned = False
+        self._cleaned = self._told_loss = False
         port = self._tools.records.port(instance.port)
         if port is None:
             raise NotReadyError(f"port {instance.port} of instance {self.id} has no record; it cannot start before")

@@ -42,6 +42,11 @@ _ENDS: dict[int, End] = {
     libvirt.VIR_DOMAIN_SHUTOFF_CRASHED: "crashed",
     libvirt.VIR_DOMAIN_SHUTOFF_FAILED: "failed",
 }
+_LOST = (
+    (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED),
+    # The destination's: it runs until it needs what has not come.
+    (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_RUNNING_POSTCOPY_FAILED),
+)
 _EVENTS = (
     libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE,
     libvirt.VIR_DOMAIN_EVENT_ID_REBOOT,
@@ -338,6 +343,8 @@ class LibvirtHypervisor:
             end=end,
             disks=tuple(disks),
             resets=self._resets.get(name, 0),
+            incomplete=(number, reason) == (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_RUNNING_POSTCOPY),
+            lost=(number, reason) in _LOST,
             io_error=number == libvirt.VIR_DOMAIN_PAUSED and reason == libvirt.VIR_DOMAIN_PAUSED_IOERROR,
             accelerator=accelerator,
             nics=devices.nics,

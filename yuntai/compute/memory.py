@@ -26,6 +26,7 @@ class MemoryHypervisor:
         self.fail_next: dict[str, str] = {}  # call → text of the error that it ends with once
         self.facts = CpuFacts(model="qemu64", vendor="AMD", features=("lm", "sse2"), mce_banks=10)
         self.sizes: dict[str, int] = {}  # export → the size that the guest sees
+        self.asked_for_sizes: list[str] = []  # guests
         self.ends = asyncio.Event()  # while it is not set, no guest's process ends
         self.ends.set()
         self.migrations = MemoryMigrations(self)
@@ -47,6 +48,16 @@ class MemoryHypervisor:
     def fail_io(self, guest_id: str) -> None:
         """Pause a guest because of an I/O error."""
         self._change(replace(self._guests[guest_id], state="paused", io_error=True))
+
+    def complete(self, guest_id: str, *, complete: bool) -> None:
+        """Let a guest's memory be there, or part of it still be on its way."""
+        if guest_id in self._guests:
+            self._change(replace(self._guests[guest_id], incomplete=not complete))
+
+    def lose(self, guest_id: str) -> None:
+        """Let part of a guest's memory be gone: it stands still and cannot go on."""
+        if guest_id in self._guests:
+            self._change(replace(self._guests[guest_id], state="paused", lost=True))
 
     async def arrive(self, spec: GuestSpec) -> None:
         """Let a guest come in by a migration, running."""
@@ -118,6 +129,8 @@ class MemoryHypervisor:
     async def resume(self, guest_id: str) -> None:
         """Run on."""
         self._called("resume", guest_id)
+        if self._running(guest_id).lost:
+            raise HypervisorError(f"guest {guest_id} cannot go on: its memory is not complete")
         self._change(replace(self._running(guest_id), state="running", io_error=False))
 
     async def destroy(self, guest_id: str) -> None:
@@ -171,6 +184,7 @@ class MemoryHypervisor:
 
     async def disk_size(self, guest_id: str, export: str) -> int:
         """Return what it was last grown to; the size that it started with is not known here, and taken as large."""
+        self.asked_for_sizes.append(guest_id)
         self._running(guest_id)
         return self.sizes.get(export, 1 << 62)
 

@@ -76,7 +76,7 @@ class Migrations(Protocol):
         """Take a rung of the ladder."""
 
     async def release(self, guest_id: str) -> None:
-        """End at once what is left here of a guest that runs at the destination with all its memory."""
+        """End at once what is left here of a guest that runs elsewhere with all its memory, or never can again."""
 
 
 class MemoryMigrations:
@@ -93,6 +93,7 @@ class MemoryMigrations:
         self.let_go = asyncio.Event()
         self.let_go.set()
         self.fail_next = ""  # text of the error that the next move ends with, at its gate
+        self.break_post_copy = False  # when it is let go, the rest of its memory does not come over
         self.lose_answer = False  # the guest runs there, but this side hears of an error
         self.rungs: list[Rung] = []
         self.released: list[str] = []
@@ -118,7 +119,13 @@ class MemoryMigrations:
             await self.peers[address].arrive(self._here.specs[guest_id])
             if self.lose_answer:
                 raise HypervisorError("End of file while reading data")
+            self.peers[address].complete(guest_id, complete=self.let_go.is_set())
             await self.let_go.wait()
+            self.peers[address].complete(guest_id, complete=True)
+            if self.break_post_copy:
+                for end in (self._here, self.peers[address]):
+                    end.lose(guest_id)
+                raise HypervisorError("migration broke in post-copy: Unable to write to socket")
             self._here.leave(guest_id)
         finally:
             del self._under_way[guest_id]

@@ -181,8 +181,8 @@ class Follower:
             await hypervisor.migrations.cancel(self.id)
             return POLL_S
         guest = await hypervisor.guest(self.id)
-        if guest is not None and guest.state == "paused":
-            # It had stopped to be switched over; the volumes are still its own.
+        if guest is not None and guest.state == "paused" and not guest.lost:
+            # It had stopped to be switched over; the volumes are still its own. A lost one is its keeper's to start.
             await hypervisor.resume(self.id)
         await self._report(state="undone")
         return IDLE_S

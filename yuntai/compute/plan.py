@@ -21,6 +21,7 @@ Action = Literal[
 SHUTDOWN_GRACE_S = 30.0
 PRESS_AGAIN_S = 8.0  # a guest that is still booting does not hear the button
 BACKOFF_MAX_S = 60.0
+LOST = "its migration broke in post-copy, and part of its memory with it: it is started anew from its disks"
 STABLE_S = 120.0  # a guest that ran this long starts its next back-off from the beginning
 
 
@@ -36,6 +37,8 @@ class Memory:
     pressed_at_s: float | None = None
     reboot_by_s: float | None = None
     resets_before: int = 0
+    lost: bool = False
+    """It has been ended, or is to be, because part of its memory was gone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +69,7 @@ class Move:
     wait_s: float | None = None
     why: str = ""
     rebooted: bool = field(default=False, kw_only=True)
+    lost: bool = field(default=False, kw_only=True)
 
 
 def plan(now: Situation, memory: Memory, clock_s: float) -> Move:
@@ -87,6 +91,9 @@ def plan(now: Situation, memory: Memory, clock_s: float) -> Move:
 
 def _bring_up(now: Situation, memory: Memory, clock_s: float) -> Move:
     guest = now.guest
+    if memory.lost and guest is not None:
+        return Move("forget", "starting")  # so that it is as after a failed host, and no death of the guest
+    memory.lost = False
     if guest is None or guest.end == "unknown":
         # Never started here, or the whole host was down: that is no death of the guest.
         memory.running_since_s = memory.restart_at_s = None
@@ -113,6 +120,9 @@ def _keep_running(now: Situation, memory: Memory, clock_s: float) -> Move:
     guest = now.guest
     assert guest is not None  # noqa: S101 — the caller looked
     memory.restart_at_s = None
+    if guest.lost:
+        memory.lost = True
+        return Move("destroy", "starting", why=LOST, lost=True)
     if guest.io_error:
         return Move("resume", "running")
     if now.reboot:
@@ -158,7 +168,7 @@ def _reboot(now: Situation, guest: Guest, memory: Memory, clock_s: float) -> Mov
 
 
 def _bring_down(now: Situation, memory: Memory, clock_s: float) -> Move:
-    if now.force or now.desired == "deleted":
+    if now.force or now.desired == "deleted" or (now.guest is not None and now.guest.lost):
         return Move("destroy", "stopping")
     if memory.stop_by_s is None:
         memory.stop_by_s, memory.pressed_at_s = clock_s + SHUTDOWN_GRACE_S, None

@@ -21,7 +21,7 @@ from yuntai.control.jobs.executor import Executor
 from yuntai.control.jobs.runner import Runner
 from yuntai.control.requests import migrations
 from yuntai.model.cluster import Host, Job
-from yuntai.model.compute import Disk, Instance, Migration, MigrationProgress, ObservedInstance
+from yuntai.model.compute import Disk, Instance, InstanceEvent, Migration, MigrationProgress, ObservedInstance
 from yuntai.model.network import Port
 from yuntai.state import MemoryStore
 from yuntai.state.memory import Memory
@@ -243,6 +243,48 @@ async def test_its_former_host_is_not_hurried_and_has_let_go_when_the_job_ends(w
     assert ("destroy", ID) not in former.calls
     assert (await world.ended(await world.begin("h1"))).state == "done"
     await world.runs_on("h1")
+
+
+async def _starts_anew(world: World, host: str) -> None:
+    """Check that the guest was ended and started once on ``host``, and that its history says why."""
+    await world.until(lambda: ("destroy", ID) in world.hypervisors[host].calls)
+    await world.runs_on(host)
+    calls = [call for call in world.hypervisors[host].calls if call in (("destroy", ID), ("forget", ID), ("start", ID))]
+    assert calls == [("start", ID), ("destroy", ID), ("forget", ID), ("start", ID)]
+    (event,) = [one.value for one in await world.store.list(InstanceEvent)]
+    assert (event.instance, event.type, event.cycle) == (ID, "SystemFailure.Reboot", "Executed")
+    assert (event.from_host, event.to_host) == (host, host)
+    assert "post-copy" in event.reason
+    assert not world.hypervisors[host]._guests[ID].lost
+
+
+@pytest.mark.parametrize("policy", ["always", "never"])
+async def test_a_guest_whose_post_copy_broke_is_started_anew_where_it_went(world: World, policy: str) -> None:
+    await world.store.update(Instance, ID, lambda instance: replace(instance, restart_policy=policy))
+    former = world.hypervisors["h1"]
+    former.migrations.let_go.clear()
+    former.migrations.break_post_copy = True
+    job = await world.begin()
+    await world.until(lambda: world._observed_on("h2"))
+    assert world.hypervisors["h2"].asked_for_sizes == []  # it would not be answered
+    former.migrations.let_go.set()
+    assert (await world.ended(job)).state == "done"
+    await _starts_anew(world, "h2")
+    await world.until(lambda: world.hypervisors["h2"].asked_for_sizes)
+    assert world.hypervisors["h2"].migrations.released == [ID]  # asked to end, it would not, as it stands still
+
+
+async def test_a_guest_whose_post_copy_broke_too_early_is_started_anew_where_it_was(world: World) -> None:
+    """It ran at the destination, but nobody took its disks there: that stays the source's."""
+    former = world.hypervisors["h1"]
+    former.migrations.break_post_copy = True
+    async with held(world) as job:
+        await world.kill_agent("h2")
+    await world.state("h1", "failed", "undone")
+    assert world.hypervisors["h2"]._guests[ID].lost
+    world.start_agent("h2")
+    assert (await world.ended(job)).state == "failed"
+    await _starts_anew(world, "h1")
 
 
 async def test_it_comes_back_only_when_nothing_is_left_of_its_earlier_stay(world: World) -> None:
