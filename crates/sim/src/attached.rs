@@ -116,6 +116,8 @@ impl World {
                     self.note(format!("gateway {index} serves"));
                     opened = true;
                     self.newest_served |= index + 1 == self.gateways.len();
+                    let head = self.gateways[index].volume.as_ref().map_or(0, |volume| volume.spec().head);
+                    self.bound(head);
                     let record = self.master.records.get_mut(&self.volume).expect("the volume exists");
                     record.unfenced &= self.gateways[index].generation != record.generation;
                 }

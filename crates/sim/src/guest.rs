@@ -80,6 +80,16 @@ impl Guest {
         GuestRequest { id, op }
     }
 
+    /// A write of one sector; with its value.
+    #[cfg(test)]
+    pub(crate) fn write_sector(&mut self, sector: u64) -> (GuestRequest, Tag) {
+        let (id, tag) = (self.next_id, self.next_tag);
+        self.next_id += 1;
+        let (asked, op) = self.write(sector, 1, false);
+        self.asked.insert(id, asked);
+        (GuestRequest { id, op }, tag)
+    }
+
     fn write(&mut self, first: u64, count: u64, fua: bool) -> (Asked, GuestOp) {
         let tag = self.next_tag;
         self.next_tag += 1;

@@ -274,7 +274,7 @@ fn reopen(world: &mut World, prefer: ServerId) -> Result<(), String> {
     until(world, "the volume opens again", |world| world.gateways.last().is_some_and(|gateway| gateway.opened))
 }
 
-fn read_everything(world: &mut World) -> Result<(), String> {
+pub(crate) fn read_everything(world: &mut World) -> Result<(), String> {
     let sectors: Vec<u64> = world.guest.history.sectors().collect();
     for sector in sectors {
         let request = world.guest.read_sector(sector);
@@ -354,7 +354,7 @@ fn advance(world: &mut World, time: Micros) -> Result<(), String> {
     world.wrong.first().cloned().map_or(Ok(()), Err)
 }
 
-fn until(world: &mut World, what: &str, done: impl Fn(&mut World) -> bool) -> Result<(), String> {
+pub(crate) fn until(world: &mut World, what: &str, done: impl Fn(&mut World) -> bool) -> Result<(), String> {
     let end = world.now + RECOVERY_US;
     while !done(world) {
         if !world.step(end) {

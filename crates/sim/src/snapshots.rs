@@ -25,7 +25,7 @@ pub struct Frozen {
     /// Its disk.
     pub history: History,
     sealed: bool,
-    /// What was asked later is in another node: the volume was rolled back.
+    /// What was asked later is in another node: a later gateway began with that, or the volume was rolled back.
     bounded: bool,
 }
 
@@ -108,6 +108,15 @@ impl World {
         self.order_under_lock(self.volume, request);
     }
 
+    /// A gateway that was granted `head` serves, and no older one can write any more: what the nodes below it show was
+    /// asked before now, whether or not those who wrote to them ever heard that they are frozen.
+    pub(crate) fn bound(&mut self, head: LayerId) {
+        for (_, frozen) in self.frozen.range_mut(..head).filter(|(_, frozen)| !frozen.sealed && !frozen.bounded) {
+            frozen.bounded = true;
+            frozen.history.bound(&self.guest.history);
+        }
+    }
+
     /// A gateway writes to `head` now, and what is below it is durable: what the nodes show is settled.
     pub(crate) fn seal(&mut self, head: LayerId) {
         for (_, frozen) in self.frozen.range_mut(..head).filter(|(_, frozen)| !frozen.sealed) {
@@ -186,10 +195,7 @@ impl World {
         self.note(text);
         self.untended();
         self.coverage.hit("a volume was rolled back");
-        for frozen in self.frozen.values_mut().filter(|frozen| !frozen.sealed && !frozen.bounded) {
-            frozen.bounded = true;
-            frozen.history.bound(&self.guest.history);
-        }
+        self.bound(LayerId::MAX);
         self.guest.history.roll_back(&self.frozen[&node].history);
     }
 
@@ -262,3 +268,6 @@ impl World {
         record.swept.retain(|server, _| placement.iter().any(|replicas| replicas.contains(server)));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -45,10 +45,7 @@ impl World {
             return; // the second volume has its writer on the same host
         }
         if self.rng.gen_bool(0.3) {
-            self.note("the volume is detached by force".into());
-            self.coverage.hit("a volume was detached by force");
-            let record = self.master.records.get_mut(&self.volume).expect("the volume exists");
-            (record.attached, record.holder, record.unfenced) = (false, None, true);
+            self.detach_by_force();
             if self.rng.gen_bool(0.5) {
                 self.cut_off(last);
             }
@@ -59,6 +56,13 @@ impl World {
             let delay = self.delay();
             self.after(delay, Job::Order(last, self.of(), 0, ControlRequest::Close));
         }
+    }
+
+    pub(crate) fn detach_by_force(&mut self) {
+        self.note("the volume is detached by force".into());
+        self.coverage.hit("a volume was detached by force");
+        let record = self.master.records.get_mut(&self.volume).expect("the volume exists");
+        (record.attached, record.holder, record.unfenced) = (false, None, true);
     }
 
     /// Somebody wants it again some time.
@@ -156,7 +160,7 @@ impl World {
         }
     }
 
-    fn open_tender(&mut self) {
+    pub(crate) fn open_tender(&mut self) {
         self.note(format!("gateway {} tends the volume", self.gateways.len()));
         self.coverage.hit("a volume was tended");
         self.leader.idle = 0;
