@@ -176,7 +176,7 @@ class Volume(Record, frozen=True, kw_only=True):
     unwritten: bool = False  # never attached for writing: its head shows what layer 0 does
     # node (as text) → size of the volume when it was frozen
     snapshot_bytes: dict[str, int] = msgspec.field(default_factory=dict)
-    unfenced: bool = False  # detached by force from a gateway that did not answer: that writer may still be at work
+    unfenced: bool = False  # detached by force; until the next one that writer may be at work, what it left not durable
     # node (as text) → the caller's name for it, which makes a retry find it
     snapshot_names: dict[str, str] = msgspec.field(default_factory=dict)
     deleted_on: tuple[int, ...] = ()  # while deleting: the chunk servers that have confirmed it

@@ -73,10 +73,14 @@ class Serving:
 
         A gateway that had the volume open under this generation already takes tokens and addresses from an open, but
         goes on with the head that it knows.
+
+        Whoever tends fences the last writer, too, but what that one left may still be on one replica only, and on none
+        durably, and a tender may go before it is level. What is frozen then is shown from any one replica, and would
+        change. A guest's gateway flushes before anything of it is called frozen, and before it lets go.
         """
 
         def settled(current: Volume) -> Volume:
-            if current.generation != volume.generation or current.read_only:
+            if current.generation != volume.generation or current.read_only or current.state != "attached":
                 return current
             return replace(current, unfenced=False)
 
@@ -207,7 +211,7 @@ class Serving:
         if volume.state == "attached" and not volume.read_only:
             await self._tell_heads(volume.host, {"op": "snapshot", **_head(volume)})
         elif volume.unfenced:
-            return volume  # a writer that nobody has fenced may still write to what is to be frozen
+            return volume  # the last writer may still write to what is to be frozen, or not all of it be durable
         return await self._office.change(volume.id, lambda current: rules.snapshots_done(current, volume.head))
 
     async def _finish_group(self, volume_id: str) -> Volume:

@@ -118,8 +118,10 @@ impl World {
                     self.newest_served |= index + 1 == self.gateways.len();
                     let head = self.gateways[index].volume.as_ref().map_or(0, |volume| volume.spec().head);
                     self.bound(head);
+                    // Who tends has fenced the last writer, but seen to nothing that it left: see `_settle` of serving.py.
+                    let (tends, generation) = (self.gateways[index].tends, self.gateways[index].generation);
                     let record = self.master.records.get_mut(&self.volume).expect("the volume exists");
-                    record.unfenced &= self.gateways[index].generation != record.generation;
+                    record.unfenced &= tends || generation != record.generation;
                 }
                 Action::Closed { reason } => {
                     self.note(format!("gateway {index} is closed: {reason:?}"));

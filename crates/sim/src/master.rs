@@ -41,7 +41,7 @@ pub struct Record {
     pub attached: bool,
     /// The host whose gateway has it open under the present generation.
     pub holder: Option<usize>,
-    /// It was detached by force: its writer may still be at work.
+    /// It was detached by force: its writer may still be at work, and what that one left not be durable.
     pub unfenced: bool,
 }
 

@@ -97,7 +97,8 @@ impl World {
             return;
         }
         if !record.attached {
-            // Nobody writes. But one whom nobody has fenced may still write to what is to be frozen.
+            // Nobody writes. But one whom nobody has fenced may still write to what is to be frozen, and of one that was
+            // fenced by a tender only it may be on one replica.
             let head = record.head;
             if !record.unfenced {
                 self.snapshots_done(head);

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from tests.unit.pangu.conftest import Cluster
 from tests.unit.pangu.test_master import GIB, eventually, record
+from yuntai.model.cluster import VolumeSource
 from yuntai.pangu import wire
 from yuntai.pangu.errors import Conflict, Unavailable
 from yuntai.pangu.units import volume_number
@@ -40,6 +43,35 @@ async def test_a_gateway_that_was_killed_says_nothing_of_what_it_served(cluster:
     await cluster.client.attach(volume.id, "h1")
     await _detached_from_a_killed_gateway(cluster, volume.id)
     await _not_level(cluster, volume.id)
+
+
+async def test_a_tender_says_nothing_of_what_the_last_writer_left(wide: Cluster) -> None:
+    base = await wide.client.create_volume(GIB)
+    node = await wide.client.snapshot(base.id)
+    volume = (await wide.client.create_volume(GIB, source=VolumeSource(volume=base.id, node=node))).id
+    await wide.client.attach(volume, "h1")
+    wide.gateways["h1"].before["snapshot"] = _refuse
+    asked = asyncio.create_task(wide.client.snapshot(volume))
+
+    async def frozen() -> bool:
+        return (await record(wide, volume)).snapshots == {"1": "pending"}
+
+    await eventually(frozen)
+    asked.cancel()
+    await _detached_from_a_killed_gateway(wide, volume)
+    del wide.gateways["h1"].before["snapshot"]
+
+    async def tended() -> bool:
+        host, number = (await record(wide, volume)).tended_by, volume_number(volume)
+        return bool(host) and number in wide.gateways[host].open
+
+    await eventually(tended)
+    with pytest.raises(Conflict, match="attach it once"):
+        await wide.client.snapshot(volume)
+    assert await frozen()
+    await wide.client.attach(volume, "h1")
+    assert (await record(wide, volume)).snapshots == {"1": "done"}
+    assert await wide.client.snapshot(volume) == 2
 
 
 async def test_an_attachment_that_was_never_served_leaves_the_former_writer_as_it_is(cluster: Cluster) -> None:

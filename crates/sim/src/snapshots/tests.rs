@@ -56,6 +56,18 @@ fn what_its_writer_wrote_before_anybody_else_opened_is_in_a_node() {
 }
 
 #[test]
+fn a_node_that_its_writer_left_unflushed_is_done_only_after_the_next_writer() {
+    let (mut world, node, _) = frozen_unheard();
+    let done = |world: &mut World| world.master.records[&SOURCE].snapshots[&node];
+    world.finish_snapshots();
+    assert!(!done(&mut world), "a tender has flushed nothing");
+    world.attach();
+    opened(&mut world);
+    world.finish_snapshots();
+    until(&mut world, "it is frozen", done).unwrap();
+}
+
+#[test]
 fn what_was_written_under_the_next_head_is_not_in_a_node() {
     let (mut world, node, [before, after]) = frozen_unheard();
     world.attach();
