@@ -5,10 +5,11 @@
 //! answered. A shell with one event per turn is correct, only slower.
 
 use std::io;
+use std::sync::Arc;
 
 use yuntai_proto::{Frame, ServerId};
 use yuntai_store::vfs::Vfs;
-use yuntai_store::{CheckpointJob, SyncTicket};
+use yuntai_store::{CheckpointJob, SyncTicket, WriteJob};
 
 use crate::work::WorkJob;
 
@@ -108,6 +109,8 @@ pub enum Event<V: Vfs> {
         /// Why, for a person.
         reason: String,
     },
+    /// The job of [`Action::Write`] is done: somebody's [`WriteJob::help`] said true.
+    Written(Arc<WriteJob<V>>),
     /// The ticket of [`Action::Sync`] has been run.
     Synced {
         /// The ticket.
@@ -149,6 +152,9 @@ pub enum Action<V: Vfs> {
         /// Why, for the log.
         reason: String,
     },
+    /// [`WriteJob::help`], on as many threads as there are; then [`Event::Written`]. Until then what was staged is neither
+    /// answered nor visible. At most one is on its way.
+    Write(Arc<WriteJob<V>>),
     /// Run the ticket, on another thread if there is one; then [`Event::Synced`]. At most one is on its way.
     Sync(SyncTicket<V>),
     /// Step the job until it says that it is done, on another thread if there is one; then [`Event::Checkpointed`]. At

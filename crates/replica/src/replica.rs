@@ -18,6 +18,8 @@ use crate::work::Work;
 
 /// Wait after a failed checkpoint before the next.
 const CHECKPOINT_RETRY_US: u64 = 1_000_000;
+/// What waited is taken up so much at a time: it is written while the next comes in.
+const TAKEN_BYTES_MAX: usize = 4 << 20;
 /// How often the file system is asked for its room, and tokens are looked at.
 const SPACE_EVERY_US: u64 = 1_000_000;
 
@@ -49,12 +51,14 @@ pub struct Replica<V: Vfs> {
     pub(crate) connections: BTreeMap<ConnectionId, Connection>,
     /// Staged in this turn, to be answered after the commit; true: only when durable.
     pub(crate) staged: Vec<(Asked, bool)>,
+    /// Staged in an earlier turn, and not written yet: [`Action::Write`].
+    writing: Vec<(Asked, bool)>,
     /// Reads of this turn: they see what the turn wrote.
     pub(crate) reads: Vec<Asked>,
     /// Answered when the journal is durable up to the number: the frame to send.
     pub(crate) waiting_sync: VecDeque<(u64, ConnectionId, Frame)>,
     syncing: bool,
-    /// Frames that wait, in order, until the journal has room.
+    /// Frames that wait, in order, until the journal has room and what came before them is written.
     pub(crate) waiting: VecDeque<(ConnectionId, Frame)>,
     pub(crate) waiting_versions: Vec<WaitingVersions>,
     pub(crate) pulls: BTreeMap<DialId, PullJob>,
@@ -76,6 +80,7 @@ impl<V: Vfs> Replica<V> {
             store,
             connections: BTreeMap::new(),
             staged: Vec::new(),
+            writing: Vec::new(),
             reads: Vec::new(),
             waiting_sync: VecDeque::new(),
             syncing: false,
@@ -96,6 +101,11 @@ impl<V: Vfs> Replica<V> {
         &mut self.store
     }
 
+    /// Before the end: what was taken is appended.
+    pub fn commit_all(&mut self) {
+        self.commit();
+    }
+
     /// May this connection be read? False while too many of its mutations wait for room in the journal.
     #[must_use]
     pub fn wants(&self, connection: ConnectionId) -> bool {
@@ -104,12 +114,18 @@ impl<V: Vfs> Replica<V> {
 
     /// Something happened. Ends with the turn: see [`Replica::turn`].
     pub fn apply(&mut self, event: Event<V>, now: Now) {
+        if matches!(event, Event::Checkpointed { .. } | Event::Worked { .. }) {
+            self.settle();
+        }
         match event {
             Event::Opened { connection, name } => self.opened(connection, name),
             Event::Frame { connection, frame } => self.frame(connection, frame, now),
             Event::Closed { connection } => self.closed(connection),
             Event::Dialed { dial, connection } => self.dialed(dial, connection, now),
             Event::DialFailed { dial, reason } => self.pull_failed(dial, &Refusal::Busy { message: reason }),
+            // One that was settled meanwhile is done, too.
+            Event::Written(job) if self.store.is_writing_with(&job) => self.settle(),
+            Event::Written(_) => {}
             Event::Synced { ticket, result } => self.synced(&ticket, result),
             Event::Checkpointed { job, result } => self.checkpointed(*job, result, now),
             Event::Worked { job, result } => self.worked(*job, result, now),
@@ -120,12 +136,18 @@ impl<V: Vfs> Replica<V> {
     /// End of a turn: append what was staged, answer, and say what else is to be done.
     #[must_use]
     pub fn turn(&mut self, now: Now) -> Vec<Action<V>> {
-        self.drain_waiting(now);
-        self.commit();
+        self.end_batch();
         self.serve_reads();
-        self.serve_versions(now);
-        self.go_on_pulling(now);
-        self.go_on_working(now);
+        // Whoever stages something of his own, or asks how far a chunk is, comes when nothing is on its way.
+        if !self.store.is_writing() {
+            self.serve_versions(now);
+            self.go_on_pulling(now);
+            self.go_on_working(now);
+            // Before the next batch is on its way: while writers never pause, this is the only moment.
+            self.begin_checkpoint(now);
+        }
+        self.drain_waiting(now);
+        self.end_batch();
         self.begin_sync();
         self.begin_checkpoint(now);
         std::mem::take(&mut self.actions)
@@ -185,25 +207,50 @@ impl<V: Vfs> Replica<V> {
             matches!(frame.header.kind, Kind::Write | Kind::Zero | Kind::Fill | Kind::BeginRebuild | Kind::EndRebuild);
         // A flush promises what was sent before it; with nothing before it, it needs no room.
         let overtakes = mutant::is("a flush overtakes what was sent before it");
-        let in_order = mutates || frame.header.kind == Kind::Flush && !self.waiting.is_empty() && !overtakes;
-        if in_order && (!self.waiting.is_empty() || self.store.journal_full()) {
+        let behind = !self.waiting.is_empty() || self.store.is_writing();
+        let in_order = mutates || frame.header.kind == Kind::Flush && behind && !overtakes;
+        if in_order && (behind || self.store.journal_full()) {
             peer.waiting_bytes += frame.body.len() + frame.data.len();
             self.waiting.push_back((connection, frame));
             return;
         }
+        if !matches!(frame.header.kind, Kind::Read | Kind::ReadLayer) {
+            self.settle();
+        }
         self.serve(connection, frame, now);
     }
 
-    /// Take up what waited for room in the journal.
+    /// Take up what waited.
     fn drain_waiting(&mut self, now: Now) {
-        while !self.waiting.is_empty() && !self.store.journal_full() {
+        let mut taken = 0;
+        while taken < TAKEN_BYTES_MAX && !self.store.journal_full() && !self.store.is_writing() {
             let Some((connection, frame)) = self.waiting.pop_front() else { return };
+            taken += frame.body.len() + frame.data.len();
             if let Some(peer) = self.connections.get_mut(&connection) {
                 peer.waiting_bytes -= frame.body.len() + frame.data.len();
             }
             self.serve(connection, frame, now);
-            // What is staged counts for the journal's length only once it is appended.
-            self.commit();
+        }
+    }
+
+    /// What is staged goes: at once, or, if much of it goes in place, with the help of other threads.
+    fn end_batch(&mut self) {
+        match self.store.begin_commit() {
+            Some(job) => {
+                self.writing = std::mem::take(&mut self.staged);
+                self.act(Action::Write(job));
+            }
+            None if self.store.is_writing() => debug_assert!(self.staged.is_empty(), "what comes behind waits"),
+            None => self.commit(),
+        }
+    }
+
+    /// Finish what is being written, now.
+    fn settle(&mut self) {
+        if self.store.is_writing() {
+            let result = self.store.finish_commit();
+            let staged = std::mem::take(&mut self.writing);
+            self.answer_staged(staged, &result);
         }
     }
 
@@ -215,10 +262,17 @@ impl<V: Vfs> Replica<V> {
 
     /// Append what is staged; answer it, and say how it went.
     pub(crate) fn try_commit(&mut self) -> Result<(), Refusal> {
+        self.settle();
         let result = self.store.commit();
+        let staged = std::mem::take(&mut self.staged);
+        self.answer_staged(staged, &result);
+        result
+    }
+
+    fn answer_staged(&mut self, staged: Vec<(Asked, bool)>, result: &Result<(), Refusal>) {
         let lsn = self.store.appended_lsn();
-        for (asked, durable) in std::mem::take(&mut self.staged) {
-            match &result {
+        for (asked, durable) in staged {
+            match result {
                 Ok(()) if durable => {
                     self.waiting_sync.push_back((lsn, asked.connection, ack_frame(&asked.header)));
                 }
@@ -226,7 +280,6 @@ impl<V: Vfs> Replica<V> {
                 Err(refusal) => self.refuse(&asked, refusal),
             }
         }
-        result
     }
 
     /// To be answered with an `Ack` after the commit; if it says so, only when durable.
@@ -277,6 +330,9 @@ impl<V: Vfs> Replica<V> {
     }
 
     fn begin_checkpoint(&mut self, now: Now) {
+        if self.store.is_writing() {
+            return;
+        }
         let bytes = self.store.journal_bytes();
         let due = bytes >= self.config.checkpoint_bytes
             || self.store.journal_full()

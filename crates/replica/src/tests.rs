@@ -18,6 +18,7 @@ mod pulls;
 mod serving;
 mod tending;
 mod working;
+mod writing;
 
 const SECRET: &[u8] = &[5; 32];
 const VOLUME: u64 = 0x77;
@@ -38,7 +39,8 @@ struct Server {
 }
 
 fn options() -> Options {
-    Options { segment_bytes: 256 << 10, journal_bytes_max: 2 << 20, ..Options::new(1, [9; 16]) }
+    let default = Options::new(1, [9; 16]);
+    Options { segment_bytes: 256 << 10, journal_bytes_max: 2 << 20, write_apart_bytes_min: usize::MAX, ..default }
 }
 
 impl Server {
@@ -98,6 +100,11 @@ impl Server {
     fn run(&mut self, job: Action<MemVfs>) {
         let now = self.now();
         match job {
+            Action::Write(job) => {
+                // Somebody may have needed it done before.
+                job.help();
+                self.replica.apply(Event::Written(job), now);
+            }
             Action::Sync(ticket) => {
                 let result = ticket.run();
                 self.replica.apply(Event::Synced { ticket, result }, now);

@@ -60,7 +60,7 @@ fn start(folder: &Path, listen: &str) -> Process {
     }
     let config = serde_json::json!({
         "server": 1, "path": folder.join("disk"), "listen": listen, "checkpoint_bytes": 1 << 20,
-        "journal_bytes_max": 16 << 20, "full_percent": 100,
+        "journal_bytes_max": 16 << 20, "full_percent": 100, "write_apart_bytes_min": 64 << 10,
         "cluster_secret_file": folder.join("cluster"), "token_secret_file": folder.join("token"),
     });
     std::fs::write(folder.join("cs.json"), config.to_string()).unwrap();

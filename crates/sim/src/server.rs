@@ -15,6 +15,8 @@ const JOURNAL_BYTES_SLACK: u64 = 512 << 10;
 const CHECKPOINT_BYTES: u64 = 384 << 10;
 /// Low, so that both ways of a write are taken.
 const IN_PLACE_BLOCKS_MIN: u16 = 2;
+/// The same with who writes in place.
+const WRITE_APART_BYTES_MIN: usize = 12 << 10;
 const CHECKPOINT_EVERY_US: u64 = 700_000;
 
 /// One server. `replica` is none while its process does not run.
@@ -73,6 +75,7 @@ impl Server {
         options.segment_bytes = SEGMENT_BYTES;
         options.journal_bytes_max = JOURNAL_BYTES_MAX;
         options.in_place_blocks_min = IN_PLACE_BLOCKS_MIN;
+        options.write_apart_bytes_min = WRITE_APART_BYTES_MIN;
         let store = match Store::open(self.disk.clone(), options.clone()) {
             Err(OpenError::Io(_)) => {
                 // A disk that fails once while the process starts: the supervisor starts it again.

@@ -1,10 +1,12 @@
 //! What servers are given and what they want done.
 
+use std::sync::Arc;
+
 use rand::Rng;
 use yuntai_proto::ServerId;
 use yuntai_replica::{Action as ServerAction, Event as ServerEvent, WorkJob};
 use yuntai_store::vfs::memory::MemVfs;
-use yuntai_store::{CheckpointJob, SyncTicket};
+use yuntai_store::{CheckpointJob, SyncTicket, WriteJob};
 
 use crate::faults::Fault;
 use crate::net::{Node, Side};
@@ -99,6 +101,10 @@ impl World {
                     };
                     self.close(connection, side);
                 }
+                ServerAction::Write(job) => {
+                    let delay = self.disk_delay(id, 50..2_000);
+                    self.after(delay, Job::Write(id, incarnation, job));
+                }
                 ServerAction::Sync(ticket) => {
                     let delay = self.disk_delay(id, 100..4_000);
                     self.after(delay, Job::Synced(id, incarnation, ticket));
@@ -128,6 +134,21 @@ impl World {
                 }
             }
         }
+    }
+
+    pub(crate) fn written(&mut self, id: ServerId, incarnation: u64, job: Arc<WriteJob<MemVfs>>) {
+        if !self.is_current(id, incarnation) {
+            self.coverage.hit("a process ended while data was written in place");
+            return;
+        }
+        if self.net.is_frozen(Node::Server(id)) {
+            self.after(RETRY_US, Job::Write(id, incarnation, job));
+            return;
+        }
+        self.coverage.hit("data was written in place beside the turns");
+        // Somebody may have needed it done before.
+        job.help();
+        self.server_event(id, ServerEvent::Written(job));
     }
 
     pub(crate) fn synced(&mut self, id: ServerId, incarnation: u64, ticket: SyncTicket<MemVfs>) {

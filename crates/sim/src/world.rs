@@ -1,6 +1,7 @@
 //! The world: a queue of things that happen at times, and what each makes happen next.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -9,7 +10,7 @@ use yuntai_proto::data::Refusal;
 use yuntai_proto::{Frame, Kind, LayerId, ServerId, VolumeId};
 use yuntai_replica::{DialId, Event as ServerEvent, WorkJob};
 use yuntai_store::vfs::memory::MemVfs;
-use yuntai_store::{CheckpointJob, SyncTicket};
+use yuntai_store::{CheckpointJob, SyncTicket, WriteJob};
 use yuntai_volume::{ControlAnswer, Event, LinkId};
 
 use crate::coverage::Coverage;
@@ -43,6 +44,8 @@ pub enum Job {
     GatewayTick(usize),
     /// A server's clock, of that incarnation.
     ServerTick(ServerId, u64),
+    /// Data that goes in place is there.
+    Write(ServerId, u64, Arc<WriteJob<MemVfs>>),
     /// A sync ends.
     Synced(ServerId, u64, SyncTicket<MemVfs>),
     /// A server ends its turn: it answers all that came since the last one.
@@ -281,6 +284,7 @@ impl World {
                 }
             }
             Job::Turn(id, incarnation) => self.end_turn(id, incarnation),
+            Job::Write(id, incarnation, job) => self.written(id, incarnation, job),
             Job::Synced(id, incarnation, ticket) => self.synced(id, incarnation, ticket),
             Job::Checkpoint(id, incarnation, job) => self.checkpoint(id, incarnation, job),
             Job::Work(id, incarnation, job) => self.work(id, incarnation, job),

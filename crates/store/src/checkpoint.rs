@@ -80,11 +80,12 @@ pub struct CheckpointJob<V: Vfs> {
 }
 
 impl<V: Vfs> Store<V> {
-    /// Begin a checkpoint of everything appended so far; `None` if one is running or there is nothing to do. Give the
-    /// job back with [`Store::end_checkpoint`] or [`Store::abandon_checkpoint`].
+    /// Begin a checkpoint of everything appended so far; `None` if one is running, a commit is not finished, or there is
+    /// nothing to do. Give the job back with [`Store::end_checkpoint`] or [`Store::abandon_checkpoint`].
     pub fn begin_checkpoint(&mut self) -> Option<CheckpointJob<V>> {
         debug_assert!(self.batch.is_empty(), "commit first");
-        if self.checkpointing {
+        // What is on its way has its place, but no record yet.
+        if self.checkpointing || self.is_writing() {
             return None;
         }
         if let Err(error) = self.journal.rotate() {

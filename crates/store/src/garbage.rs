@@ -49,7 +49,7 @@ impl<V: Vfs> Store<V> {
     /// # Errors
     /// [`Refusal::Io`] or [`Refusal::Full`]; then nothing happened.
     pub fn delete_volume(&mut self, volume: VolumeId) -> Result<(), Refusal> {
-        debug_assert!(self.batch.is_empty(), "commit first");
+        debug_assert!(self.is_settled(), "commit first");
         let known = self.fences.get(volume);
         if !known.deleted {
             let fence = crate::fences::Fence { deleted: true, ..known };
@@ -70,7 +70,7 @@ impl<V: Vfs> Store<V> {
     /// Drop the replica of one chunk if it still stands as `known` says; true if it is not here now. A crash before the
     /// next checkpoint brings it back as it was.
     pub fn drop_chunk(&mut self, volume: VolumeId, known: &ChunkState) -> bool {
-        debug_assert!(self.batch.is_empty(), "commit first");
+        debug_assert!(self.is_settled(), "commit first");
         let key = (volume, known.chunk);
         let Some(chunk) = self.chunks.get(&key) else { return true };
         if chunk.position != known.position || chunk.rebuilding != known.rebuilding {

@@ -49,6 +49,7 @@ mod table;
 mod tree;
 pub mod vfs;
 mod write;
+mod write_job;
 
 pub use checkpoint::CheckpointJob;
 pub use error::OpenError;
@@ -65,6 +66,7 @@ pub use superblock::FORMAT_VERSION;
 pub use sweep::REMOVED_BLOCKS_MAX;
 pub use tree::LayerTree;
 pub use write::{Mutation, MutationKind, Staged};
+pub use write_job::WriteJob;
 
 #[cfg(test)]
 mod tests;

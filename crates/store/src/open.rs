@@ -146,6 +146,7 @@ impl<V: Vfs> Store<V> {
             owners,
             files: FileCache::new(options.open_layers_max),
             batch: Batch::default(),
+            writing: None,
             checkpointing: false,
             doomed: Doomed::default(),
             drops: 0,

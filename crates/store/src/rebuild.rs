@@ -141,7 +141,7 @@ impl<V: Vfs> Store<V> {
         theirs: &[(LayerId, u16, BlockEntry)],
         lost: &[(LayerId, u16)],
     ) -> Result<PullPlan, Refusal> {
-        debug_assert!(self.batch.is_empty(), "commit first");
+        debug_assert!(self.is_settled(), "commit first");
         if let Some((_, block, _)) = theirs.iter().find(|(_, block, _)| *block >= CHUNK_BLOCKS_U16) {
             return Err(Refusal::Invalid { message: format!("block {block}: a chunk has {CHUNK_BLOCKS_U16}") });
         }
@@ -233,7 +233,7 @@ impl<V: Vfs> Store<V> {
         run: &PullRun,
         answer: &crate::ReadBlocks,
     ) -> Result<(), Refusal> {
-        debug_assert!(self.batch.is_empty(), "commit first");
+        debug_assert!(self.is_settled(), "commit first");
         if self.journal_full() {
             return Err(Refusal::Busy { message: "the journal is full until a checkpoint is through".into() });
         }

@@ -18,7 +18,7 @@ use crate::marks::Marks;
 use crate::owners::OwnerCache;
 use crate::scrub::ScrubMark;
 use crate::vfs::{Space, Vfs};
-use crate::write::Batch;
+use crate::write::{Batch, Writing};
 
 /// How a store is run.
 #[derive(Clone, Debug)]
@@ -37,6 +37,8 @@ pub struct Options {
     pub open_layers_max: usize,
     /// Writes of at least so many blocks go straight to the chunk's data file, if the half that is not in use is free.
     pub in_place_blocks_min: u16,
+    /// From so many bytes on it is worth letting other threads write a batch in place: see [`Store::begin_commit`].
+    pub write_apart_bytes_min: usize,
     /// From this share of the disk on, new chunks are refused.
     pub full_percent: u64,
     /// From this share of the disk on, no chunk that is new here is rebuilt here.
@@ -57,6 +59,7 @@ impl Options {
             owner_cache_bytes: 32 << 20,
             open_layers_max: 2000,
             in_place_blocks_min: 16,
+            write_apart_bytes_min: 512 << 10,
             full_percent: 90,
             rebuild_percent: 85,
             admitted: true,
@@ -97,6 +100,7 @@ pub struct Store<V: Vfs> {
     pub(crate) owners: OwnerCache,
     pub(crate) files: FileCache<V>,
     pub(crate) batch: Batch<V>,
+    pub(crate) writing: Option<Writing<V>>,
     pub(crate) checkpointing: bool,
     /// What the next checkpoint clears away.
     pub(crate) doomed: Doomed,
@@ -289,7 +293,8 @@ impl<V: Vfs> Store<V> {
     /// error to the guest".
     #[must_use]
     pub fn journal_full(&self) -> bool {
-        !mutant::is("the journal has no limit") && self.journal.bytes() >= self.options.journal_bytes_max
+        !mutant::is("the journal has no limit")
+            && self.staged_bytes() + self.journal.bytes() >= self.options.journal_bytes_max
     }
 
     /// What has to be done to make everything appended so far durable; `None` if it is.

@@ -1,6 +1,11 @@
 //! The way of a mutation: checked and staged, appended with others in one write, then visible.
+//!
+//! What goes in place must be there before a record says so. Where that is much, the caller lets other threads write it
+//! ([`Store::begin_commit`], [`WriteJob`]) and concludes the commit when they have; nothing is staged in between. Whoever
+//! needs the batch settled at once ends it with [`Store::finish_commit`], which helps with what is left.
 
 use std::io::{self, IoSlice};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use yuntai_proto::data::Refusal;
@@ -13,7 +18,8 @@ use crate::groups::LayerKey;
 use crate::place::Placing;
 use crate::record::{self, Header, Kind};
 use crate::store::{refusal_of, Store};
-use crate::vfs::{Vfs, VfsFile};
+use crate::vfs::Vfs;
+use crate::write_job::{Piece, WriteJob};
 
 /// What a mutation does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,9 +95,26 @@ impl<V: Vfs> Default for Batch<V> {
     }
 }
 
+/// A batch whose data is being written in place.
+pub(crate) struct Writing<V: Vfs> {
+    batch: Batch<V>,
+    job: Arc<WriteJob<V>>,
+}
+
 impl<V: Vfs> Batch<V> {
     pub(crate) fn is_empty(&self) -> bool {
         self.pending.is_empty()
+    }
+
+    /// What has to be written in place.
+    fn pieces(&self) -> Vec<Piece<V>> {
+        let placed = self.pending.iter().filter_map(|pending| Some((pending, pending.placing.as_ref()?)));
+        let piece = |(pending, placing): (&Pending<V>, &Placing<V>)| Piece {
+            handles: Arc::clone(&placing.handles),
+            offset: placing.half.offset(pending.header.block),
+            data: pending.data.clone(),
+        };
+        placed.map(piece).collect()
     }
 
     fn touches(&self, volume: VolumeId, chunk: ChunkIndex) -> bool {
@@ -177,6 +200,9 @@ impl<V: Vfs> Store<V> {
                 return Err(Refusal::Full);
             }
         }
+        if self.is_writing() {
+            return Err(Refusal::Busy { message: "what came before is being written".into() });
+        }
         if self.journal_full() {
             return Err(Refusal::Busy { message: "the journal is full until a checkpoint is through".into() });
         }
@@ -239,6 +265,7 @@ impl<V: Vfs> Store<V> {
         body: &[u8],
         data: Bytes,
     ) {
+        debug_assert!(!self.is_writing(), "its number would come before those that are on their way");
         let chunk_key = (key.volume, key.chunk);
         let before = self.chunks.get(&chunk_key).map(|chunk| (chunk.position, chunk.rebuilding));
         let placing = self.place(kind, &key, (block, blocks), data.len());
@@ -277,10 +304,64 @@ impl<V: Vfs> Store<V> {
     /// # Errors
     /// [`Refusal::Full`] or [`Refusal::Io`]: then nothing that was staged has happened.
     pub fn commit(&mut self) -> Result<(), Refusal> {
+        debug_assert!(!self.is_writing(), "finish that first");
         if self.batch.is_empty() {
             return Ok(());
         }
-        let mut batch = std::mem::take(&mut self.batch);
+        let batch = std::mem::take(&mut self.batch);
+        let written = batch.pieces().iter().try_for_each(Piece::write);
+        self.conclude(batch, written)
+    }
+
+    /// The same, if much of what is staged goes in place: other threads may do that with the job. When it is done
+    /// ([`WriteJob::help`]), [`Store::finish_commit`] does the rest; until then nothing can be staged, and what was is not
+    /// visible.
+    pub fn begin_commit(&mut self) -> Option<Arc<WriteJob<V>>> {
+        let in_place = |pending: &Pending<V>| if pending.placing.is_some() { pending.data.len() } else { 0 };
+        let bytes: usize = self.batch.pending.iter().map(in_place).sum();
+        if self.is_writing() || bytes == 0 || bytes < self.options.write_apart_bytes_min {
+            return None;
+        }
+        let batch = std::mem::take(&mut self.batch);
+        let job = Arc::new(WriteJob::new(batch.pieces()));
+        self.writing = Some(Writing { batch, job: Arc::clone(&job) });
+        Some(job)
+    }
+
+    /// A commit was begun and is not finished.
+    #[must_use]
+    pub fn is_writing(&self) -> bool {
+        self.writing.is_some()
+    }
+
+    /// The commit that was begun last has this job, and is not finished.
+    #[must_use]
+    pub fn is_writing_with(&self, job: &Arc<WriteJob<V>>) -> bool {
+        self.writing.as_ref().is_some_and(|writing| Arc::ptr_eq(&writing.job, job))
+    }
+
+    /// Finish the commit that was begun. If its job is not done, help with it and wait.
+    ///
+    /// # Errors
+    /// As [`Store::commit`].
+    pub fn finish_commit(&mut self) -> Result<(), Refusal> {
+        let Some(Writing { batch, job }) = self.writing.take() else { return Ok(()) };
+        let written = job.wait();
+        self.conclude(batch, written)
+    }
+
+    /// What the journal will grow by.
+    pub(crate) fn staged_bytes(&self) -> u64 {
+        self.batch.bytes + self.writing.as_ref().map_or(0, |writing| writing.batch.bytes)
+    }
+
+    /// Everything is as the journal and the files say: nothing is staged, or on its way.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.batch.is_empty() && !self.is_writing()
+    }
+
+    /// What goes in place was written, or not: append the records.
+    fn conclude(&mut self, mut batch: Batch<V>, written: io::Result<()>) -> Result<(), Refusal> {
         let mut slices = Vec::with_capacity(batch.pending.len() * 2);
         for pending in &batch.pending {
             slices.push(IoSlice::new(&batch.heads[pending.head.clone()]));
@@ -288,9 +369,7 @@ impl<V: Vfs> Store<V> {
                 slices.push(IoSlice::new(&pending.data));
             }
         }
-        // What goes in place must be there before a record says so.
-        let appended = write_in_place(&batch)
-            .and_then(|()| self.journal.append(&mut slices, batch.bytes, batch.pending.len() as u64));
+        let appended = written.and_then(|()| self.journal.append(&mut slices, batch.bytes, batch.pending.len() as u64));
         drop(slices);
         let result = match appended {
             Ok((segment, offset)) => {
@@ -344,14 +423,4 @@ impl<V: Vfs> Store<V> {
             }
         }
     }
-}
-
-fn write_in_place<V: Vfs>(batch: &Batch<V>) -> io::Result<()> {
-    for pending in &batch.pending {
-        if let Some(placing) = &pending.placing {
-            let offset = placing.half.offset(pending.header.block);
-            placing.handles.data.write_through_at(&mut [IoSlice::new(&pending.data)], offset)?;
-        }
-    }
-    Ok(())
 }

@@ -35,6 +35,8 @@ pub(crate) struct Config {
     connections_max: Option<usize>,
     /// From this share of the disk on new chunks are refused.
     full_percent: Option<u64>,
+    /// From so many bytes at a time on, other threads write what goes in place.
+    write_apart_bytes_min: Option<usize>,
     /// Certificates, where connections between hosts are to be encrypted.
     pub(crate) tls: Option<yuntai_tls::Files>,
     /// Let gateways in without a master's word, also to a new store: what a server without a master wants.
@@ -125,6 +127,7 @@ impl Config {
             checkpoint_bytes: None,
             connections_max: None,
             full_percent: None,
+            write_apart_bytes_min: None,
             tls: cloud.tls,
             // The master lets gateways in, once no volume counts on what the disk before this one had.
             admitted: false,
@@ -144,7 +147,8 @@ impl Config {
         within("journal_bytes_max", self.journal_bytes_max, 16 << 20, 1 << 40)?;
         within("checkpoint_bytes", self.checkpoint_bytes, 1 << 20, self.journal_bytes_max.unwrap_or(256 << 20))?;
         within("connections_max", self.connections_max.map(|value| value as u64), 1, 100_000)?;
-        within("full_percent", self.full_percent, 1, 100)
+        within("full_percent", self.full_percent, 1, 100)?;
+        within("write_apart_bytes_min", self.write_apart_bytes_min.map(|value| value as u64), 4096, 1 << 30)
     }
 
     pub(crate) fn read_secrets(&self) -> Result<Secrets, String> {
@@ -158,6 +162,7 @@ impl Config {
         Options {
             journal_bytes_max: self.journal_bytes_max.unwrap_or(default.journal_bytes_max),
             full_percent: self.full_percent.unwrap_or(default.full_percent),
+            write_apart_bytes_min: self.write_apart_bytes_min.unwrap_or(default.write_apart_bytes_min),
             admitted: self.admitted,
             ..default
         }

@@ -1,15 +1,20 @@
-//! The helper threads: one syncs the journal, one runs checkpoints, one does what somebody waits for and one what nobody
-//! waits for.
+//! The helper threads: some write in place, one syncs the journal, one runs checkpoints, one does what somebody waits for
+//! and one what nobody waits for.
 
 use std::sync::mpsc::{channel, Sender};
+use std::sync::Arc;
 
 use tokio::sync::mpsc::UnboundedSender;
 use yuntai_replica::{Event, WorkJob};
 use yuntai_store::vfs::OsVfs;
-use yuntai_store::{CheckpointJob, SyncTicket};
+use yuntai_store::{CheckpointJob, SyncTicket, WriteJob};
+
+/// Threads that write in place.
+const WRITERS: usize = 3;
 
 /// Where the helpers are given work.
 pub(crate) struct Jobs {
+    writers: Vec<Sender<Arc<WriteJob<OsVfs>>>>,
     syncs: Sender<SyncTicket<OsVfs>>,
     checkpoints: Sender<Box<CheckpointJob<OsVfs>>>,
     urgent: Sender<Box<WorkJob<OsVfs>>>,
@@ -25,6 +30,19 @@ fn helper<T: Send + 'static>(
     std::thread::Builder::new().name(name.into()).spawn(move || {
         for job in receiver {
             if done.send(work(job)).is_err() {
+                return;
+            }
+        }
+    })?;
+    Ok(sender)
+}
+
+/// One of several that help with the same job; the one that ends it says so.
+fn writer(number: usize, done: UnboundedSender<Event<OsVfs>>) -> std::io::Result<Sender<Arc<WriteJob<OsVfs>>>> {
+    let (sender, receiver) = channel::<Arc<WriteJob<OsVfs>>>();
+    std::thread::Builder::new().name(format!("write-{number}")).spawn(move || {
+        for job in receiver {
+            if job.help() && done.send(Event::Written(job)).is_err() {
                 return;
             }
         }
@@ -55,10 +73,17 @@ impl Jobs {
         };
         let urgent = helper("urgent", done.clone(), work)?;
         let work = helper("work", done.clone(), work)?;
-        Ok(Self { syncs, checkpoints, urgent, work })
+        let writers = (0..WRITERS).map(|number| writer(number, done.clone())).collect::<Result<_, _>>()?;
+        Ok(Self { writers, syncs, checkpoints, urgent, work })
     }
 
     /// The helpers end only when this value does, so giving them work cannot fail before.
+    pub(crate) fn write(&self, job: &Arc<WriteJob<OsVfs>>) {
+        for writer in self.writers.iter().take(job.pieces()) {
+            writer.send(Arc::clone(job)).expect("the write threads live as long as the server");
+        }
+    }
+
     pub(crate) fn sync(&self, ticket: SyncTicket<OsVfs>) {
         self.syncs.send(ticket).expect("the sync thread lives as long as the server");
     }

@@ -92,6 +92,7 @@ impl Server {
                         peer.close();
                     }
                 }
+                Action::Write(job) => self.jobs.write(&job),
                 Action::Sync(ticket) => self.jobs.sync(ticket),
                 Action::Checkpoint(job) => self.jobs.checkpoint(job),
                 Action::Work(job) => self.jobs.work(job),
@@ -251,6 +252,7 @@ impl Server {
     /// Make everything durable and apply it, so that the next start has nothing to replay.
     async fn finish(&self, done: &mut UnboundedReceiver<Event<OsVfs>>) {
         let deadline = tokio::time::Instant::now() + SHUTDOWN_WAIT;
+        self.replica.borrow_mut().commit_all();
         while self.replica.borrow_mut().store().checkpointing() {
             match tokio::time::timeout_at(deadline, done.recv()).await {
                 Ok(Some(event)) => self.replica.borrow_mut().apply(event, self.now()),
