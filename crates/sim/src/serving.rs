@@ -102,7 +102,9 @@ impl World {
                     self.close(connection, side);
                 }
                 ServerAction::Write(job) => {
-                    let delay = self.disk_delay(id, 50..2_000);
+                    // Some take long enough for much to happen meanwhile.
+                    let usual = if self.rng.gen_ratio(1, 8) { 2_000..60_000 } else { 50..2_000 };
+                    let delay = self.disk_delay(id, usual);
                     self.after(delay, Job::Write(id, incarnation, job));
                 }
                 ServerAction::Sync(ticket) => {
