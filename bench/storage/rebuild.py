@@ -13,6 +13,7 @@ from bench.measure import Figure
 from bench.storage.goals import MIB, Goal
 from bench.storage.ours import storage
 from bench.storage.writers import Writers, rate
+from yuntai.pangu.tokens import Signer
 from yuntai.pangu.wire import WireError, connect
 
 if TYPE_CHECKING:
@@ -74,7 +75,9 @@ async def _admit(one: Storage) -> None:
             try:
                 status = await channel.call({"op": "status"})
                 if status.get("store") and not status.get("admitted", True):
-                    await channel.call({"op": "admit", "store": status["store"]})
+                    admit = {"op": "admit", "store": status["store"]}
+                    order = Signer(one.token_secret).order(LOST, status["run"], 1, admit)
+                    await channel.call({"op": "order", "order": order})
                 return
             finally:
                 await channel.close()

@@ -35,6 +35,7 @@ from tests.security.hostile import (
 )
 from yuntai import _native
 from yuntai.pangu import wire
+from yuntai.pangu.tokens import Signer
 
 BLOCKS = os.urandom(BLOCK)
 CHANGES = [WRITE, ZERO, FILL, FLUSH, LAYERS, BEGIN_REBUILD, PULL, END_REBUILD]
@@ -214,7 +215,9 @@ async def test_a_deleted_volume_is_gone_for_every_token(storage: Storage) -> Non
     assert (await reader.ask(CLAIM, claim(read), volume=volume.number)).kind == CLAIM_REPLY
     await storage.close(volume)
     master = await wire.connect(f"127.0.0.1:{storage.ports[1]}", storage.secret, "master:test")
-    assert await master.call({"op": "delete_volume", "volume": volume.number}) is True
+    run = (await master.call({"op": "status"}))["run"]
+    order = Signer(storage.token_secret).order(1, run, 1, {"op": "delete_volume", "volume": volume.number})
+    assert await master.call({"op": "order", "order": order}) is True
     await master.close()
     assert "deleted" in await reader.refused(READ, volume=volume.number, layer=1, blocks=1)
     assert "deleted" in await reader.refused(CLAIM, claim(read), volume=volume.number)

@@ -29,6 +29,10 @@ STATUS_TIMEOUT_S = 2.0
 DOWN_AFTER_S = 5.0
 RECORD_EVERY_S = 60.0
 SPACE_STEP = 0.01
+ORDERED = frozenset({"delete_volume", "admit", "drop_chunks", "sweep"})
+"""What chunk servers do only for a master's signature."""
+NOT_FOLLOWED = "order: "
+"""In what they say when the signature is not good enough."""
 LIVE_S = 0.2
 """For so long figures that were put together are given again."""
 
@@ -72,6 +76,7 @@ class Status(msgspec.Struct, frozen=True):
     full: bool = False
     store: str = ""
     admitted: bool = True
+    run: str = ""
     lost_durable: bool = False
     workers: tuple[Worker, ...] = ()
     damaged: tuple[Damaged, ...] = ()
@@ -212,13 +217,34 @@ class Servers:
             raise NotFound(f"chunk server cs-{number} is not registered")
         try:
             channel = await self._channel(server)
+            if request["op"] in ORDERED:
+                return await self._order(server, channel, request, timeout_s)
             return await channel.call(request, timeout_s)
         except wire.Refused:
             raise
-        except wire.WireError as error:
+        except (wire.WireError, msgspec.ValidationError) as error:
             raise Unavailable(
                 f"chunk server cs-{number} at {server.record.address} does not answer: {error}"
             ) from error
+
+    async def _order(self, server: _Server, channel: wire.Channel, request: dict[str, Any], timeout_s: float) -> Any:
+        """Ask for what needs a signature. A server from before there were orders has no run, and takes it without."""
+        for fresh in (False, True):
+            if fresh or server.status is None:
+                server.status = msgspec.convert(await channel.call({"op": "status"}, STATUS_TIMEOUT_S), Status)
+            run = server.status.run
+            if not run:
+                return await channel.call(request, timeout_s)
+            term = int(request.get("term", self._office.term))
+            order = self._office.signer.order(server.record.number, run, term, request)
+            try:
+                return await channel.call({"op": "order", "order": order}, timeout_s)
+            except wire.Refused as error:
+                if NOT_FOLLOWED not in str(error):
+                    raise
+                # It was started again since it told its run, perhaps; the clocks differ too much, perhaps.
+                refused = error
+        raise Unavailable(f"chunk server {server.record.id} does not follow orders: {refused}")
 
     async def _channel(self, server: _Server) -> wire.Channel:
         async with server.lock:

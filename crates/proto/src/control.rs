@@ -369,13 +369,19 @@ pub enum EventAnswer {
 pub enum ServerRequest {
     /// Answer: [`ServerStatus`].
     Status {},
-    /// Drop everything of a volume, durably fencing it for ever. Answer `{"ok": true}`.
+    /// One of those below that say so, signed by the master: [`crate::order::Order`]. Answered as that one is.
+    Order {
+        /// The signed text.
+        order: String,
+    },
+    /// Drop everything of a volume, durably fencing it for ever. Answer `{"ok": true}`. Only as an order.
     DeleteVolume {
         /// The volume.
         volume: VolumeId,
     },
     /// Let gateways in. A server with a new, empty store refuses every claim until the master has seen to it that no
-    /// volume counts on what the disk before it had. Durable. Answer `{"ok": true}`; fine if it is admitted.
+    /// volume counts on what the disk before it had. Durable. Answer `{"ok": true}`; fine if it is admitted. Only as an
+    /// order.
     Admit {
         /// [`ServerStatus::store`]; another one is refused.
         store: String,
@@ -388,7 +394,7 @@ pub enum ServerRequest {
         volume: VolumeId,
     },
     /// Drop replicas that the placement does not know any more. One that has moved on since (its position is not the
-    /// given one) stays. Answer `{"ok": [chunk, …]}`: what is not here now.
+    /// given one) stays. Answer `{"ok": [chunk, …]}`: what is not here now. Only as an order.
     DropChunks {
         /// The volume.
         volume: VolumeId,
@@ -399,6 +405,7 @@ pub enum ServerRequest {
     },
     /// Free the blocks of layers that no live layer shows any more, in the background. Ask again until it is done:
     /// answer `{"ok": {"done": bool, "freed_bytes": n}}`. The same question as before goes on or answers the same.
+    /// Only as an order.
     Sweep {
         /// The volume.
         volume: VolumeId,
@@ -536,6 +543,9 @@ pub struct ServerStatus {
     /// Gateways are let in; see [`ServerRequest::Admit`].
     #[serde(default)]
     pub admitted: bool,
+    /// Name of this run of the process: orders are for one. Empty: a server from before there were orders.
+    #[serde(default)]
+    pub run: String,
     /// The disk had lost durable records when the store was opened.
     #[serde(default)]
     pub lost_durable: bool,

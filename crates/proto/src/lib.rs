@@ -11,6 +11,7 @@ pub mod frame;
 pub mod handshake;
 pub mod intake;
 pub mod mutant;
+pub mod order;
 pub mod outbox;
 pub mod pulse;
 pub mod strangers;

@@ -36,7 +36,9 @@ pub struct Config {
     pub version: String,
     /// Process id, for `Status`.
     pub pid: u32,
-    /// What signs tokens.
+    /// Random, for `Status`: orders are for one run of the process.
+    pub run: String,
+    /// What signs tokens and orders.
     pub token_secret: Vec<u8>,
     /// More connections than this are refused.
     pub connections_max: usize,
@@ -62,6 +64,7 @@ impl Config {
             server,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
+            run: "run".to_owned(),
             token_secret: token_secret.to_vec(),
             connections_max: 1024,
             waiting_bytes_max: 16 << 20,

@@ -7,14 +7,16 @@ use yuntai_proto::handshake::json_body;
 use yuntai_proto::Frame;
 use yuntai_store::vfs::Vfs;
 
+use crate::api::Now;
 use crate::claims::invalid;
+use crate::orders::needs_order;
 use crate::replica::{Asked, Replica};
 
 /// Most replicas with damage that are named.
 const DAMAGED_MAX: usize = 1000;
 
 impl<V: Vfs> Replica<V> {
-    pub(crate) fn on_control(&mut self, asked: &Asked, frame: &Frame) -> Result<(), Refusal> {
+    pub(crate) fn on_control(&mut self, asked: &Asked, frame: &Frame, now: Now) -> Result<(), Refusal> {
         let request = json_body(frame).map_err(|error| invalid(error.to_string()));
         let answer = match request {
             // Answered when it is known.
@@ -24,14 +26,18 @@ impl<V: Vfs> Replica<V> {
                     Err(refusal) => Err(refusal),
                 }
             }
-            Ok(request) => self.control(request),
+            Ok(ServerRequest::Order { order }) => self.follow(&order, now),
+            Ok(request) => match needs_order(&request) {
+                Some(refusal) => Err(refusal),
+                None => self.control(request),
+            },
             Err(refusal) => Err(refusal),
         };
         self.answer(asked, answer);
         Ok(())
     }
 
-    fn control(&mut self, request: ServerRequest) -> Result<Value, Refusal> {
+    pub(crate) fn control(&mut self, request: ServerRequest) -> Result<Value, Refusal> {
         match request {
             ServerRequest::Status {} => Ok(json!(self.status())),
             ServerRequest::DeleteVolume { volume } => self.delete_volume(volume),
@@ -46,7 +52,7 @@ impl<V: Vfs> Replica<V> {
                 Ok(json!(true))
             }
             ServerRequest::Tune { tunables } => self.tune(&tunables).map(|()| json!(true)),
-            ServerRequest::Changes { .. } => Err(invalid("changes: answered elsewhere".into())),
+            ServerRequest::Changes { .. } | ServerRequest::Order { .. } => Err(invalid("answered elsewhere".into())),
         }
     }
 
@@ -68,6 +74,7 @@ impl<V: Vfs> Replica<V> {
             full: usage.full,
             store: self.store.name(),
             admitted: self.store.admitted(),
+            run: self.config.run.clone(),
             lost_durable: self.store.lost_durable(),
             workers: self.workers(),
             damaged: self.store.damaged(DAMAGED_MAX),

@@ -8,6 +8,7 @@ pub mod api;
 mod claims;
 mod control;
 mod looking;
+mod orders;
 mod pace;
 mod pull;
 mod replica;

@@ -13,6 +13,7 @@ use yuntai_store::{CheckpointJob, Store, SyncTicket};
 
 use crate::api::{Action, Config, ConnectionId, DialId, Event, Now};
 use crate::claims::Claim;
+use crate::orders::Followed;
 use crate::pull::PullJob;
 use crate::work::Work;
 
@@ -68,6 +69,7 @@ pub struct Replica<V: Vfs> {
     checkpoint_due_us: u64,
     space_due_us: u64,
     pub(crate) work: Work,
+    pub(crate) followed: Followed,
 }
 
 impl<V: Vfs> Replica<V> {
@@ -93,6 +95,7 @@ impl<V: Vfs> Replica<V> {
             checkpoint_due_us,
             space_due_us: now.us,
             work: Work::new(now),
+            followed: Followed::default(),
         }
     }
 

@@ -41,7 +41,7 @@ impl<V: Vfs> Replica<V> {
             Kind::BeginRebuild => self.on_begin_rebuild(&asked),
             Kind::EndRebuild => self.on_end_rebuild(&asked),
             Kind::Pull => self.on_pull(&asked, &frame, now),
-            Kind::Control => self.on_control(&asked, &frame),
+            Kind::Control => self.on_control(&asked, &frame, now),
             other => {
                 let refusal = invalid(format!("kind {other:?}: not a request to a chunk server"));
                 self.refuse(&asked, &refusal);

@@ -9,8 +9,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::{Bytes, BytesMut};
 use yuntai_proto::auth::{sign_token, Rights, Token};
+use yuntai_proto::control::ServerRequest;
 use yuntai_proto::data::{Claim, ClaimReply, Pull};
 use yuntai_proto::handshake::{json_body, json_frame, ClientHandshake, ClientStep};
+use yuntai_proto::order::{sign_order, Order};
 use yuntai_proto::{block_crc, Frame, Header, Kind, BLOCK_BYTES};
 
 const CLUSTER: [u8; 32] = [0x11; 32];
@@ -331,7 +333,19 @@ fn the_clouds_own_file_starts_it_too() {
     assert_eq!(link.receive().unwrap().header.kind, Kind::Error);
     let status: serde_json::Value =
         json_body(&link.ask(&json_frame(header(Kind::Control, 0), &serde_json::json!({"op": "status"})))).unwrap();
-    let admit = serde_json::json!({"op": "admit", "store": status["ok"]["store"]});
+    let store = status["ok"]["store"].as_str().unwrap().to_owned();
+    let unsigned = json_frame(header(Kind::Control, 0), &ServerRequest::Admit { store: store.clone() });
+    let refused: serde_json::Value = json_body(&link.ask(&unsigned)).unwrap();
+    assert!(refused["error"].as_str().unwrap().contains("must come as an order"), "{refused}");
+    let order = Order {
+        server: 4,
+        run: status["ok"]["run"].as_str().unwrap().to_owned(),
+        term: 1,
+        issued_unix_s: SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs(),
+        nonce: "1".to_owned(),
+        request: ServerRequest::Admit { store },
+    };
+    let admit = ServerRequest::Order { order: sign_order(&TOKEN, &order) };
     link.ask(&json_frame(header(Kind::Control, 0), &admit));
     link.claim(1);
     let (code, words) = failing(&[Path::new("--config"), &path, Path::new("--id"), Path::new("5")]);

@@ -8,9 +8,11 @@ use rand::seq::SliceRandom;
 use rand::Rng;
 use yuntai_proto::control::{Move, ServerRequest};
 use yuntai_proto::data::ChunkState;
+use yuntai_proto::order::{sign_order, Order};
 use yuntai_proto::{ChunkIndex, ServerId, VolumeId};
 use yuntai_volume::{ControlAnswer, ControlRequest};
 
+use crate::master::TOKEN_SECRET;
 use crate::net::{ConnId, Node};
 use crate::others::SOURCE;
 use crate::snapshots::Sweeping;
@@ -306,6 +308,18 @@ impl World {
         let delay = if late { self.rng.gen_range(100_000..4_000_000) } else { self.delay() };
         self.after(delay, Job::Establish(conn, crate::world::Dialer::Master));
         self.after(ASK_TIMEOUT_US, Job::Unanswered(conn));
+    }
+
+    /// What destroys is signed. The clocks of masters are right by a server's: what jumps is its own.
+    pub(crate) fn ordered(&self, conn: ConnId, id: ServerId, request: ServerRequest) -> ServerRequest {
+        let term = match request {
+            ServerRequest::DropChunks { term, .. } | ServerRequest::Sweep { term, .. } => term,
+            ServerRequest::DeleteVolume { .. } | ServerRequest::Admit { .. } => self.leader.term,
+            other => return other,
+        };
+        let issued_unix_s = self.servers[&id].now(self.now).unix_s;
+        let order = Order { server: id, run: "run".into(), term, issued_unix_s, nonce: format!("{conn:?}"), request };
+        ServerRequest::Order { order: sign_order(TOKEN_SECRET, &order) }
     }
 
     /// A server has answered the leader.

@@ -46,13 +46,14 @@ const fn old_bytes(invariant: u8, name: &'static str) -> Mutant {
 }
 
 /// All of them.
-pub const MUTANTS: [Mutant; 37] = [
+pub const MUTANTS: [Mutant; 38] = [
     // 1. One writer: the generation at the replica is the authority.
     test(1, "fence in memory only"),
     test(1, "a lower generation is let in"),
     test(1, "another session of the same generation is let in"),
     test(1, "an older writer's connection stays good"),
     test(1, "an older master's order is carried out"),
+    test(1, "who knows the cluster's secret may destroy"),
     // 2. Acknowledged means on every in-sync replica; flushed means synced on all of them.
     seeds(2, "one answer is enough"),
     seeds(2, "a flush is answered without a sync"),

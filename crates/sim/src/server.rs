@@ -135,7 +135,7 @@ impl Server {
 }
 
 impl Server {
-    fn now(&self, us: u64) -> Now {
+    pub(crate) fn now(&self, us: u64) -> Now {
         let wall = 1_000_000_000 + us / 1_000_000;
         Now { us: us + self.clock.ahead_us, unix_s: wall.saturating_add_signed(self.clock.wall_s) }
     }

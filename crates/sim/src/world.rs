@@ -371,7 +371,8 @@ impl World {
             }
             Dialer::Pull(..) => self.close(conn, Side::Dialer),
             Dialer::Master => match self.requests.get(&conn).filter(|_| up).cloned() {
-                Some((_, request)) => {
+                Some((id, request)) => {
+                    let request = self.ordered(conn, id, request);
                     let header = yuntai_proto::Header::new(Kind::Control, 1);
                     self.post(conn, Side::Acceptor, yuntai_proto::handshake::json_frame(header, &request));
                 }

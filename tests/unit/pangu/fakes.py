@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 import itertools
+import json
 import os
 from collections.abc import Callable
 from typing import Any
@@ -87,7 +89,9 @@ class FakeServer(Fake):
         self.term = 0
         self.tunables: dict[str, int] = {}
         self.held: dict[int, dict[int, dict[str, Any]]] = {}  # volume → chunk → its state
-        self.damaged: list[dict[str, int]] = []
+        self.damaged: list[dict[str, Any]] = []
+        self.run = f"run-{number}"
+        self.terms: list[int] = []
 
     def swap_disk(self) -> None:
         """Be the same server with another, empty disk."""
@@ -140,6 +144,17 @@ class FakeServer(Fake):
         await wire.serve_controls(reader, writer, SECRET, f"cs:{self.number}", self.handle)
 
     async def handle(self, request: dict[str, Any]) -> Any:
+        if request["op"] == "order":
+            text, _, mac = request["order"].rpartition(".")
+            assert mac == hmac.digest(TOKEN_SECRET, b"order:" + text.encode(), "sha256").hex()
+            order = json.loads(text)
+            if order["run"] != self.run:
+                raise wire.Refused("not allowed: order: it is for another run of this server")
+            assert order["server"] == self.number
+            request = order["request"]
+            self.terms.append(order["term"])
+        elif self.run and request["op"] in ("delete_volume", "admit", "drop_chunks", "sweep"):
+            raise wire.Refused(f"not allowed: {request['op']} must come as an order")
         self.asked.append(request["op"])
         if request["op"] in self.answers:
             return self.answers[request["op"]](request)
@@ -173,6 +188,7 @@ class FakeServer(Fake):
             "full": False,
             "store": self.store,
             "admitted": self.admitted,
+            "run": self.run,
             "damaged": self.damaged,
         }
 

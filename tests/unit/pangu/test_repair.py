@@ -12,6 +12,8 @@ from tests.unit.pangu.conftest import Cluster
 from tests.unit.pangu.fakes import FakeGateway
 from tests.unit.pangu.test_master import GIB, eventually, record
 from yuntai.model.cluster import ChunkServer, PanguSettings, Placement, Volume, VolumeSource
+from yuntai.pangu import wire
+from yuntai.pangu.errors import Unavailable
 from yuntai.pangu.units import volume_number
 
 pytestmark = pytest.mark.timeout(240)
@@ -247,6 +249,28 @@ async def test_nothing_that_is_named_is_dropped(wide: Cluster, monkeypatch: pyte
         named = {c for c, replicas in enumerate(placed) if server.number in replicas or free == (c, server.number)}
         assert set(server.held[number]) == named
     assert {server.term for server in wide.servers} == {wide.masters[0].session.office.term}  # type: ignore[union-attr]
+
+
+async def test_what_destroys_is_signed_for_the_server_as_it_runs_now(wide: Cluster) -> None:
+    first, second, old = wide.servers[:3]
+    old.run = ""
+    volume = await wide.client.create_volume(GIB)
+    holders = {number for replicas in await chunks(wide, volume.id) for number in replicas}
+    session = wide.masters[0].session
+    assert session is not None
+    await eventually(lambda: all(server.terms for server in wide.servers if server is not old))
+    first.run = "it was started again"
+    await session.servers.call(1, {"op": "sweep", "volume": 1, "term": session.office.term}, 5)
+    assert first.sweeps == [{"op": "sweep", "volume": 1, "term": session.office.term}]
+    second.answers["sweep"] = lambda _: (_ for _ in ()).throw(wire.Refused("not allowed: order: its clock"))
+    with pytest.raises(Unavailable, match="cs-2 does not follow orders"):
+        await session.servers.call(2, {"op": "sweep", "volume": 1, "term": 1}, 5)
+    await session.servers.call(3, {"op": "sweep", "volume": 1, "term": 1}, 5)
+    assert (old.sweeps, old.terms) == ([{"op": "sweep", "volume": 1, "term": 1}], [])
+    await wide.client.delete_volume(volume.id)
+    await eventually(
+        lambda: all("delete_volume" in server.asked for server in wide.servers if server.number in holders)
+    )
 
 
 async def test_a_volume_without_a_record_is_not_deleted_at_once(wide: Cluster) -> None:

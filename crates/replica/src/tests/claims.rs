@@ -151,8 +151,7 @@ fn a_deleted_volume_is_refused_to_all() {
     server.claim(1, 1, 9).unwrap();
     is_ack(&server.ask(1, write(1, 0, 1, 0, 1, 1)));
     let request = serde_json::json!({ "op": "delete_volume", "volume": VOLUME });
-    let answer = server.ask(2, json_frame(Header::new(Kind::Control, 5), &request));
-    assert_eq!(&answer.body[..], br#"{"ok":true}"#);
+    assert_eq!(super::tending::control(&mut server, 2, &request), serde_json::json!({"ok": true}));
     assert_eq!(refusal(&server.ask(1, write(1, 0, 2, 0, 1, 1))), fenced(u64::MAX, 0));
     assert_eq!(server.claim(2, 2, 9).unwrap_err(), fenced(u64::MAX, 0));
     assert!(matches!(refusal(&server.ask(2, claim(&read_token(), 0, &[0]))), Refusal::Denied { .. }));

@@ -95,7 +95,8 @@ fn run() -> Result<(), Failure> {
         .event_interval(31)
         .build()
         .map_err(|error| Failure { code: DISK, message: format!("no event loop: {error}") })?;
-    let replica_config = config.replica_config(ReplicaConfig::new(config.server, &secrets.token));
+    let mut replica_config = config.replica_config(ReplicaConfig::new(config.server, &secrets.token));
+    replica_config.run = yuntai_proto::auth::hex(&rand::random::<[u8; 16]>());
     let replica = Replica::new(replica_config, store, Now { us: 0, unix_s: 0 });
     tokio::task::LocalSet::new()
         .block_on(&runtime, server::serve(&config, secrets.cluster, replica))
