@@ -302,7 +302,7 @@ def uri(socket: str, export: str) -> str:
     return f"nbd+unix:///{export}?socket={socket}"
 
 
-async def run(*command: str, timeout_s: float = 120.0, ok: tuple[int, ...] = (0,)) -> str:
+async def run(*command: str, timeout_s: float = 300.0, ok: tuple[int, ...] = (0,)) -> str:
     """Run a program, return what it printed; fail with its output otherwise."""
     process = await asyncio.create_subprocess_exec(
         *command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT

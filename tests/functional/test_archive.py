@@ -27,7 +27,7 @@ from yuntai.pangu.errors import Conflict
 
 pytestmark = [
     pytest.mark.functional,
-    pytest.mark.timeout(240),
+    pytest.mark.timeout(600),
     pytest.mark.skipif(
         not (CHUNKSERVER.exists() and GATEWAY.exists()),
         reason="the programs are not built; run: make test",
@@ -214,7 +214,7 @@ async def test_killed_in_the_middle_it_resumes(tmp_path: Path) -> None:
             assert process.returncode is None
             return len(objects()) >= 5
 
-        await eventually(some, 60, "five objects are written")
+        await eventually(some, "five objects are written")
         process.send_signal(signal.SIGKILL)
         await process.wait()
         before = objects()

@@ -29,7 +29,7 @@ from yuntai.state import EtcdStore
 
 pytestmark = [
     pytest.mark.functional,
-    pytest.mark.timeout(180),
+    pytest.mark.timeout(600),
     pytest.mark.skipif(
         not (CHUNKSERVER.exists() and GATEWAY.exists()),
         reason="the programs are not built; run: make test",
@@ -71,7 +71,7 @@ async def test_a_volume_lives_and_its_space_comes_back(cluster: PanguCluster) ->
             return disk_bytes(cluster.folder / "chunks") < empty + 60 * MIB
         return False
 
-    await eventually(gone, 30, "the deleted volume's record and space are gone")
+    await eventually(gone, "the deleted volume's record and space are gone")
     assert [server.replicas for server in await _polled(client)] == [0, 0, 0]
 
 
@@ -97,7 +97,7 @@ async def test_writes_go_on_without_a_server_which_is_readmitted(cluster: PanguC
         return not (await client.volume(volume.id)).stale
 
     began = time.monotonic()
-    await eventually(whole, 60, "cs-2 is readmitted")
+    await eventually(whole, "cs-2 is readmitted")
     print(f"readmitted {time.monotonic() - began:.1f} s after its start")
     # Now it counts: with another one gone, what it missed must come from it.
     cluster.kill("cs-1")
@@ -119,7 +119,7 @@ async def test_a_hung_server_is_left_behind(cluster: PanguCluster) -> None:
     async def whole() -> bool:
         return not (await client.volume(volume.id)).stale
 
-    await eventually(whole, 60, "cs-3 is readmitted")
+    await eventually(whole, "cs-3 is readmitted")
 
 
 async def test_two_servers_lost_stalls_and_never_fails(cluster: PanguCluster) -> None:
@@ -161,7 +161,7 @@ async def test_snapshot_clone_and_lazy_read(cluster: PanguCluster) -> None:
     async def hydrated() -> bool:
         return bool((await client.show_volume(clone.id))["hydrated"])
 
-    await eventually(hydrated, 60, "the clone is hydrated")
+    await eventually(hydrated, "the clone is hydrated")
     await client.detach(volume.id, "h1")
     await client.delete_volume(volume.id)
     await asyncio.sleep(1)
@@ -213,7 +213,7 @@ async def test_killed_gateway_serves_again(cluster: PanguCluster) -> None:
     async def readable() -> bool:
         return bool(await qemu_io(uri, "read -P 1 0 8M", within_s=10))
 
-    await eventually(readable, 90, "the volume is served again at the same socket")
+    await eventually(readable, "the volume is served again at the same socket")
     print(f"served again {time.monotonic() - began:.1f} s after the gateway's start")
     attached = await client.attach(volume.id, "h1")
     assert attached.generation == 2

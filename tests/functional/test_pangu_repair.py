@@ -24,7 +24,7 @@ from yuntai.pangu.errors import Conflict, InUse
 
 pytestmark = [
     pytest.mark.functional,
-    pytest.mark.timeout(240),
+    pytest.mark.timeout(600),
     pytest.mark.skipif(
         not (CHUNKSERVER.exists() and GATEWAY.exists()),
         reason="the programs are not built; run: make test",
@@ -33,7 +33,6 @@ pytestmark = [
 
 SIZE = 512 * MIB
 FOUR = ("rack-1", "rack-2", "rack-3", "rack-4")
-WITHIN_S = 90
 IMPATIENT = {"repair_after_s": 3, "tend_after_s": 0, "garbage_every_s": 1}
 PATTERN = tuple(f"write -P {7 + at} {64 * at + 40}M 2M" for at in range(8))
 CHECK = tuple(f"read -P {7 + at} {64 * at + 40}M 2M" for at in range(8))
@@ -72,7 +71,7 @@ async def left(cluster: PanguCluster, volume: str, *servers: int) -> None:
         counts = not (await cluster.client.volume(volume)).stale
         return counts and not any(number in r for r in await placement(cluster, volume) for number in servers)
 
-    await eventually(gone, WITHIN_S, f"{volume} is whole without {servers}")
+    await eventually(gone, f"{volume} is whole without {servers}")
 
 
 def racks_of(cluster: PanguCluster, replicas: list[int]) -> set[str]:
@@ -115,7 +114,7 @@ async def test_a_short_absence_is_made_up_where_it_was(tmp_path: Path) -> None:
         async def whole() -> bool:
             return not (await cluster.client.volume(volume)).stale
 
-        await eventually(whole, WITHIN_S, "it is readmitted")
+        await eventually(whole, "it is readmitted")
         assert await placement(cluster, volume) == before, "nothing moved"
 
 
@@ -134,7 +133,7 @@ async def test_a_rack_is_drained_under_writes_and_its_servers_removed(tmp_path: 
         async def empty() -> bool:
             return [s.replicas for s in await client.chunkservers() if s.id in ("cs-1", "cs-5")] == [0, 0]
 
-        await eventually(empty, WITHIN_S, "what nothing names any more is dropped")
+        await eventually(empty, "what nothing names any more is dropped")
         await client.remove_server("cs-1")
         await client.remove_server("cs-5")
         cluster.kill("cs-1")
@@ -159,7 +158,7 @@ async def test_a_disk_replaced_by_an_empty_one_is_filled_again(tmp_path: Path) -
             admitted = all(server.admitted and server.store for server in servers)
             return admitted and not (await cluster.client.volume(volume)).stale
 
-        await eventually(whole, WITHIN_S, "cs-3 counts again")
+        await eventually(whole, "cs-3 counts again")
         # In place of what was lost: one that was whole all the time goes, and everything is still there.
         cluster.kill("cs-1")
         await qemu_io(uri, *CHECK, "read -P 99 0 1M", within_s=60)
@@ -177,18 +176,18 @@ async def test_an_added_server_gets_new_chunks_and_by_balance_old_ones(tmp_path:
             await client.delete_volume(fresh.id)
             return found
 
-        await eventually(used, WITHIN_S, "new chunks go to the new server")
+        await eventually(used, "new chunks go to the new server")
         assert not any(4 in replicas for replicas in await placement(cluster, volume)), "old ones stay"
 
         async def begun() -> bool:
             return bool((await client.operate("balance", {}))["balancing"])
 
-        await eventually(begun, WITHIN_S, "the used space differs")
+        await eventually(begun, "the used space differs")
 
         async def moved() -> bool:
             return any(4 in replicas for replicas in await placement(cluster, volume))
 
-        await eventually(moved, WITHIN_S, "old chunks go there too")
+        await eventually(moved, "old chunks go there too")
         await client.operate("balance", {"stop": True})
         await qemu_io(uri, *CHECK, within_s=60)
 
@@ -206,7 +205,7 @@ async def test_a_volume_that_nobody_has_attached_is_repaired(tmp_path: Path) -> 
             record = await client.volume(volume)
             return (record.state, record.tended_by) == ("available", "")
 
-        await eventually(closed, WITHIN_S, "it is closed again")
+        await eventually(closed, "it is closed again")
         uri = await client.connect(volume, "h1")
         await qemu_io(uri, *CHECK, within_s=60)
 
@@ -246,7 +245,7 @@ async def test_moves_go_on_over_the_deaths_of_masters(tmp_path: Path) -> None:
             async def some(least: int = least) -> Any:
                 return (await client.volume(volume)).placed >= least
 
-            await eventually(some, WITHIN_S, f"{least} replicas have moved")
+            await eventually(some, f"{least} replicas have moved")
             leader = await cluster.leading()
             cluster.kill(f"master-{leader}")
             cluster.start_master(leader)

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.functional.pangu_cluster import CHUNKSERVER, GATEWAY, qemu_io
-from tests.functional.test_pangu_repair import CHECK, WITHIN_S, filled, left, placement, store
+from tests.functional.pangu_cluster import CHUNKSERVER, GATEWAY, WITHIN_S, qemu_io
+from tests.functional.test_pangu_repair import CHECK, filled, left, placement, store
 
 pytestmark = [
     pytest.mark.functional,
-    pytest.mark.timeout(240),
+    pytest.mark.timeout(600),
     pytest.mark.skipif(
         not (CHUNKSERVER.exists() and GATEWAY.exists()),
         reason="the programs are not built; run: make test",

@@ -19,7 +19,7 @@ from yuntai.tls import client_context, issue, make_authority
 
 pytestmark = [
     pytest.mark.functional,
-    pytest.mark.timeout(240),
+    pytest.mark.timeout(600),
     pytest.mark.skipif(
         not (CHUNKSERVER.exists() and GATEWAY.exists()),
         reason="the programs are not built; run: make test",
@@ -42,7 +42,7 @@ async def in_sync(cluster: PanguCluster, volume: str) -> None:
     async def whole() -> bool:
         return not (await cluster.client.volume(volume)).stale
 
-    await eventually(whole, 60, "every replica counts")
+    await eventually(whole, "every replica counts")
 
 
 @pytest.mark.asyncio(loop_scope="module")
@@ -105,7 +105,7 @@ async def test_a_chunk_server_without_a_certificate_counts_for_nothing(sealed: P
     async def down() -> bool:
         return {server.id for server in await client.chunkservers() if server.state == "down"} == {"cs-3"}
 
-    await eventually(down, 30, "the master takes it for down")
+    await eventually(down, "the master takes it for down")
     assert "3" in (await client.volume(disk.id)).stale, "nobody takes it back"
     sealed.kill("cs-3")
     sealed.start_chunkserver(3)

@@ -16,7 +16,7 @@ from yuntai.pangu.requests import Attached
 
 pytestmark = [
     pytest.mark.functional,
-    pytest.mark.timeout(180),
+    pytest.mark.timeout(600),
     pytest.mark.skipif(
         not (CHUNKSERVER.exists() and GATEWAY.exists()),
         reason="the programs are not built; run: make test",
@@ -79,7 +79,7 @@ async def test_a_migration_that_was_called_off_leaves_nothing(cluster: PanguClus
     volume, source, place = await moving(cluster)
     client = await connected(place)
     assert not await handing.call_off(cluster.client, [volume.id], "h2", "j-1")
-    await eventually(lambda: _is_gone(place), 10, "the destination's socket is gone")
+    await eventually(lambda: _is_gone(place), "the destination's socket is gone")
     client.kill()
     await client.wait()
     with pytest.raises(Conflict):
@@ -99,7 +99,7 @@ async def test_who_asks_too_late_is_turned_away(cluster: PanguCluster) -> None:
     assert not too_late
     assert client.stdin is not None
     client.stdin.write(b"write -P 9 0 1M\n")
-    await eventually(lambda: _is_gone(place), 20, "the destination's place is ended")
+    await eventually(lambda: _is_gone(place), "the destination's place is ended")
     client.kill()
     await client.wait()
     await qemu_io(source, "read -P 1 0 8M")
@@ -111,7 +111,7 @@ async def test_places_outlive_a_killed_gateway_and_master(cluster: PanguCluster)
     cluster.kill("gateway-h2")
     cluster.kill(f"master-{await cluster.leading()}")
     await cluster.add_gateway()
-    await eventually(lambda: _is_there(place), 30, "the new gateway keeps the place, told by the new master")
+    await eventually(lambda: _is_there(place), "the new gateway keeps the place, told by the new master")
     await qemu_io(place.uri, "read -P 1 0 8M", "write -P 5 0 1M", "flush")
     assert (await cluster.client.volume(volume.id)).host == "h2"
 

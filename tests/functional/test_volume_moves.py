@@ -18,7 +18,7 @@ from yuntai.pangu.wire import Refused
 
 pytestmark = [
     pytest.mark.functional,
-    pytest.mark.timeout(240),
+    pytest.mark.timeout(600),
     pytest.mark.skipif(
         not (CHUNKSERVER.exists() and GATEWAY.exists()),
         reason="the programs are not built; run: make test",
@@ -68,7 +68,7 @@ class Moving(Storage):
         answer: dict[str, Any] = await self.channel.call({**request, "servers": self.addresses()})
         return answer
 
-    async def moved(self, volume: Volume, leaver: int, timeout_s: float = 60.0) -> None:
+    async def moved(self, volume: Volume, leaver: int, timeout_s: float = 180.0) -> None:
         deadline = time.monotonic() + timeout_s
         while any(leaver in servers for servers in self.placement(volume)):
             assert time.monotonic() < deadline, (volume.history, await self.stats(volume))

@@ -19,7 +19,7 @@ from yuntai.pangu.wire import Refused
 
 pytestmark = [
     pytest.mark.functional,
-    pytest.mark.timeout(240),
+    pytest.mark.timeout(600),
     pytest.mark.skipif(
         not (CHUNKSERVER.exists() and GATEWAY.exists()),
         reason="the programs are not built; run: make test",
@@ -41,7 +41,7 @@ async def storage(tmp_path: Path) -> AsyncIterator[Storage]:
         await one.stop()
 
 
-async def fio(target: str, *options: str, timeout_s: float = 120.0) -> dict[str, float]:
+async def fio(target: str, *options: str, timeout_s: float = 300.0) -> dict[str, float]:
     """Run one fio job against the volume; return its figures. Verification errors fail."""
     common = ("--name=job", "--ioengine=nbd", f"--uri={target}", "--output-format=json", "--verify_state_save=0")
     text = await run("fio", *common, *options, timeout_s=timeout_s)
