@@ -75,7 +75,7 @@ async def test_a_gateway_whose_client_reads_gets_the_volume_and_the_source_is_to
     assert await cluster.gateways["h2"].raise_event(op="wanted", volume=number, ticket="j-1") == {"answer": "ok"}
     record = await cluster.client.volume(volume)
     assert (record.host, cluster.gateways["h2"].open[number]["generation"]) == ("h2", record.generation)
-    await eventually(lambda: _closed(cluster, number), 10, "the source's gateway was told")
+    await eventually(lambda: _closed(cluster, number), "the source's gateway was told")
     assert await handing.call_off(cluster.client, [volume], "h2", "j-1")
 
 
@@ -107,7 +107,7 @@ async def test_taking_and_calling_off_at_once_has_one_winner(cluster: Cluster) -
 async def test_a_gateway_that_starts_anew_keeps_the_place_again(cluster: Cluster) -> None:
     _, number = await announced(cluster)
     await cluster.gateways["h2"].restart()
-    await eventually(lambda: _kept(cluster, number), 10, "the place is kept again")
+    await eventually(lambda: _kept(cluster, number), "the place is kept again")
 
 
 async def test_a_gateway_that_did_not_hear_of_the_end_is_told_later(cluster: Cluster) -> None:
@@ -115,9 +115,9 @@ async def test_a_gateway_that_did_not_hear_of_the_end_is_told_later(cluster: Clu
     gateway = cluster.gateways["h2"]
     await gateway.stop()
     calling = asyncio.create_task(handing.call_off(cluster.client, [volume], "h2", "j-1"))
-    await eventually(lambda: _called_off(cluster, volume), 10, "the record says so")
+    await eventually(lambda: _called_off(cluster, volume), "the record says so")
     await gateway.start()
-    await eventually(lambda: _not_kept(cluster, number), 10, "it was told")
+    await eventually(lambda: _not_kept(cluster, number), "it was told")
     assert not await calling
 
 
