@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 FINISH_S = 120.0
+"""How much longer than it was told to a run of fio may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,7 @@ class Writers:
     """fio with 4 KiB random writes at a depth, ``seconds`` long; leaving ends it."""
 
     def __init__(self, folder: Path, uri: str, seconds: float, *, size: str, depth: int = 4) -> None:
+        self._within_s = seconds + FINISH_S
         self._log = folder / f"writers-{time.monotonic_ns()}"
         program = need_program("fio", "fio")
         command = [
@@ -57,7 +59,7 @@ class Writers:
 
     def finish(self) -> list[Done]:
         """Wait for the end; return every request."""
-        said, _ = self._process.communicate(timeout=FINISH_S)
+        said, _ = self._process.communicate(timeout=self._within_s)
         if self._process.returncode not in (0, 128):  # fio says 128 when it was interrupted
             raise CannotMeasure(f"the writers failed: {said.strip()[-300:]}")
         path = self._log.with_name(self._log.name + "_lat.1.log")
