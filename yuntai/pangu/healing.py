@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from yuntai import log
 from yuntai.pangu import rules, wire
@@ -22,6 +22,16 @@ CHUNKS_MAX = 256
 HEAL_TIMEOUT_S = 10.0
 
 _log = log.get("healing")
+
+
+class Lost(NamedTuple):
+    """A block that is damaged on every replica that counts and answers."""
+
+    volume: str
+    chunk: int
+    block: int
+    others: tuple[int, ...]
+    """Servers of the chunk that do not count or do not answer: they may have it, and are waited for."""
 
 
 class Healing:
@@ -43,6 +53,28 @@ class Healing:
                 if one.chunk < len(chunks) and number in chunks[one.chunk]:
                     found.setdefault((volume_id(one.volume), number), set()).add(one.chunk)
         return {key: frozenset(chunks) for key, chunks in found.items()}
+
+    def lost(self) -> list[Lost]:
+        """Return what every in-sync replica that answers says to be damaged, in order.
+
+        Of a replica with very many damaged blocks only the first are named, so that some may be missing here.
+        """
+        named: dict[tuple[str, int], dict[int, frozenset[int]]] = {}
+        answering = self._servers.statuses()
+        for number, status in answering.items():
+            for one in status.damaged:
+                named.setdefault((volume_id(one.volume), one.chunk), {})[number] = frozenset(one.named)
+        found: list[Lost] = []
+        for (volume, chunk), by_server in named.items():
+            record, chunks = self._atlas.volumes.get(volume), self._atlas.chunks(volume)
+            if record is None or chunk >= len(chunks):
+                continue
+            counting = [number for number in rules.in_sync(chunks[chunk], record.stale) if number in answering]
+            if counting and all(number in by_server for number in counting):
+                blocks = frozenset.intersection(*(by_server[number] for number in counting))
+                others = tuple(sorted(set(chunks[chunk]) - set(counting)))
+                found += [Lost(volume, chunk, block, others) for block in blocks]
+        return sorted(found)
 
     async def run(self) -> None:
         """Heal until cancelled."""

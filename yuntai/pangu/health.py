@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from yuntai.model.cluster import Volume
+    from yuntai.pangu.healing import Lost
     from yuntai.pangu.rules import Replicas
     from yuntai.pangu.session import Session
 
@@ -177,6 +178,19 @@ def _disks(session: Session) -> Iterator[Check]:
         for (volume, number), chunks in sorted(session.healing.damaged().items())
     ]
     yield _check("damage", WARNING, [f"damaged, and to be healed from the others: {one}" for one in damaged])
+    yield _check("lost blocks", DANGER, [_lost(one) for one in session.healing.lost()])
+
+
+def _lost(one: Lost) -> str:
+    at = one.chunk * CHUNK_BYTES + one.block * BLOCK_BYTES
+    where = f"{one.volume}: block {one.block} of chunk {one.chunk} (bytes {at} to {at + BLOCK_BYTES})"
+    if not one.others:
+        return f"{where} is damaged on every replica: reading it is an error until it is written anew"
+    others = ", ".join(f"cs-{number}" for number in one.others)
+    return (
+        f"{where} is damaged on every replica that counts and answers; {others} may have it, and whoever reads it "
+        "waits: bring it back, or start it with an empty disk if its own is gone"
+    )
 
 
 def _volumes(session: Session) -> Iterator[Check]:

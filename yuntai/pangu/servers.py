@@ -59,6 +59,7 @@ class Damaged(msgspec.Struct, frozen=True):
     volume: int
     chunk: int
     blocks: int
+    named: tuple[int, ...] = ()
 
 
 class Status(msgspec.Struct, frozen=True):

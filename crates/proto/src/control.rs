@@ -502,7 +502,7 @@ pub struct WorkerStatus {
 }
 
 /// A replica with damaged blocks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DamagedChunk {
     /// The volume.
     pub volume: VolumeId,
@@ -510,6 +510,9 @@ pub struct DamagedChunk {
     pub chunk: ChunkIndex,
     /// How many blocks.
     pub blocks: u32,
+    /// The first of them, at most 32.
+    #[serde(default)]
+    pub named: Vec<u16>,
 }
 
 /// What a chunk server says of itself.

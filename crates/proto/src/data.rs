@@ -57,6 +57,10 @@ pub struct Pull {
     pub min_sequence: u64,
     /// At most this many bytes a second (0 = no limit).
     pub bytes_per_s_max: u64,
+    /// Nobody else can give what this source cannot: mark such blocks as lost, and end well. (An older server does not
+    /// know this, and refuses as if it were not said.)
+    #[serde(default)]
+    pub accept_loss: bool,
 }
 
 /// Ask for the entries of a chunk. Answered only when the chunk's sequence is at least the header's `sequence`.

@@ -8,7 +8,7 @@ use yuntai_proto::frame::FLAG_MORE;
 use yuntai_proto::handshake::{json_body, json_frame};
 use yuntai_proto::{ChunkIndex, Frame, Header, Kind, LayerId, Position, VolumeId, BLOCK_BYTES};
 use yuntai_store::vfs::Vfs;
-use yuntai_store::{PullRun, ReadBlocks};
+use yuntai_store::{Lacking, PullRun, ReadBlocks};
 
 use crate::api::{Action, ConnectionId, DialId, Now};
 use crate::claims::invalid;
@@ -40,8 +40,8 @@ pub(crate) struct PullJob {
     asked_for: VecDeque<PullRun>,
     /// Answers that wait for room in the journal.
     held: VecDeque<Answer>,
-    /// The first block that the source cannot give. All others are fetched all the same: the next source has less to do.
-    damaged: Option<u16>,
+    /// Blocks that the source cannot give. All others are fetched all the same: the next source has less to do.
+    damaged: Lacking,
     /// When its rate was set, and what had come before.
     paced: (u64, u64),
     heard_us: u64,
@@ -83,7 +83,7 @@ impl PullJob {
                 self.runs.push_front(PullRun { layer: run.layer, block: first, entries });
             }
         }
-        self.damaged = self.damaged.or(Some(block));
+        self.damaged.insert((run.layer, block), Some(run.entries[at]));
         Some(())
     }
 
@@ -101,6 +101,7 @@ impl<V: Vfs> Replica<V> {
         let sequence = before.ok_or_else(|| invalid("sequence 0: a stream's first mutation is 1 or more".into()))?;
         self.commit();
         self.cancel_pulls_of_chunk(header.volume, header.chunk, "the rebuild was begun again");
+        self.lacking.remove(&(header.volume, header.chunk));
         let position = Position { generation, sequence };
         self.store.begin_rebuild(header.volume, header.chunk, position)?;
         self.stage_answer(*asked);
@@ -121,6 +122,7 @@ impl<V: Vfs> Replica<V> {
         self.commit();
         let position = Position { generation: header.generation, sequence: header.sequence };
         self.store.end_rebuild(header.volume, header.chunk, position)?;
+        self.lacking.remove(&(header.volume, header.chunk));
         self.stage_answer(*asked);
         self.commit();
         tracing::info!(volume = format!("{:016x}", header.volume), chunk = header.chunk, "rebuild ended");
@@ -159,7 +161,7 @@ impl<V: Vfs> Replica<V> {
             runs: VecDeque::new(),
             asked_for: VecDeque::new(),
             held: VecDeque::new(),
-            damaged: None,
+            damaged: Lacking::new(),
             paced: (now.us, 0),
             heard_us: now.us,
             bytes: 0,
@@ -249,7 +251,7 @@ impl<V: Vfs> Replica<V> {
         let plan = plan?;
         if let Some(job) = self.pulls.get_mut(&dial) {
             job.runs = plan.runs.into();
-            job.damaged = job.damaged.or(reply.lost.first().map(|(_, block)| *block));
+            job.damaged.extend(reply.lost.into_iter().map(|at| (at, None)));
             job.stage = Stage::Fetching(next);
         }
         Ok(())
@@ -317,10 +319,30 @@ impl<V: Vfs> Replica<V> {
         if let Some(connection) = job.connection {
             self.act(Action::Close { connection, reason: "the pull is done".into() });
         }
-        match job.damaged {
-            None => self.ack(&job.asked),
-            Some(block) => self.refuse(&job.asked, &Refusal::SourceDamaged { chunk, block }),
+        let lacking = self.still_lacking(volume, chunk, job.damaged);
+        let Some(((_, block), _)) = lacking.first_key_value() else { return self.ack(&job.asked) };
+        let refusal = Refusal::SourceDamaged { chunk, block: *block };
+        let result = if job.request.accept_loss { self.lose(volume, chunk, &lacking) } else { Err(refusal) };
+        self.lacking.insert((volume, chunk), lacking);
+        match result {
+            Ok(()) => self.ack(&job.asked),
+            Err(refusal) => self.refuse(&job.asked, &refusal),
         }
+    }
+
+    /// Of what a source cannot give, what none before it gave either: each was asked for everything that was not here.
+    fn still_lacking(&mut self, volume: VolumeId, chunk: ChunkIndex, mut lacking: Lacking) -> Lacking {
+        if let Some(before) = self.lacking.remove(&(volume, chunk)) {
+            lacking.retain(|at, _| before.contains_key(at));
+            lacking.iter_mut().for_each(|(at, entry)| *entry = entry.or(before[at]));
+        }
+        lacking
+    }
+
+    fn lose(&mut self, volume: VolumeId, chunk: ChunkIndex, lost: &Lacking) -> Result<(), Refusal> {
+        self.try_commit()?;
+        self.store.put_lost(volume, chunk, lost)?;
+        self.try_commit()
     }
 
     pub(crate) fn pull_failed(&mut self, dial: DialId, refusal: &Refusal) {
@@ -349,6 +371,7 @@ impl<V: Vfs> Replica<V> {
     }
 
     pub(crate) fn cancel_pulls_of_volume(&mut self, volume: VolumeId) {
+        self.lacking.retain(|(of, _), _| *of != volume);
         let of_volume = |job: &PullJob| job.asked.header.volume == volume;
         let dials: Vec<DialId> = self.pulls.iter().filter(|(_, job)| of_volume(job)).map(|(dial, _)| *dial).collect();
         for dial in dials {

@@ -7,9 +7,9 @@ use bytes::Bytes;
 use yuntai_proto::data::Refusal;
 use yuntai_proto::frame::FLAG_DURABLE;
 use yuntai_proto::handshake::refusal_frame;
-use yuntai_proto::{mutant, Frame, Header, Kind, VolumeId};
+use yuntai_proto::{mutant, ChunkIndex, Frame, Header, Kind, VolumeId};
 use yuntai_store::vfs::Vfs;
-use yuntai_store::{CheckpointJob, Store, SyncTicket};
+use yuntai_store::{CheckpointJob, Lacking, Store, SyncTicket};
 
 use crate::api::{Action, Config, ConnectionId, DialId, Event, Now};
 use crate::claims::Claim;
@@ -70,6 +70,8 @@ pub struct Replica<V: Vfs> {
     space_due_us: u64,
     pub(crate) work: Work,
     pub(crate) followed: Followed,
+    /// Of chunks that are being rebuilt: what no source that was asked since the beginning could give.
+    pub(crate) lacking: BTreeMap<(VolumeId, ChunkIndex), Lacking>,
 }
 
 impl<V: Vfs> Replica<V> {
@@ -96,6 +98,7 @@ impl<V: Vfs> Replica<V> {
             space_due_us: now.us,
             work: Work::new(now),
             followed: Followed::default(),
+            lacking: BTreeMap::new(),
         }
     }
 

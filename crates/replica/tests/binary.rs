@@ -248,7 +248,13 @@ fn one_server_pulls_from_another() {
         source.ask(&write(1, sequence, sequence as u16 * 3, sequence as u8));
     }
     target.ask(&plain(Header { sequence: 301, ..header(Kind::BeginRebuild, 1) }));
-    let pull = Pull { source: there, token: token(Rights::Read, 0), min_sequence: 300, bytes_per_s_max: 0 };
+    let pull = Pull {
+        source: there,
+        token: token(Rights::Read, 0),
+        min_sequence: 300,
+        bytes_per_s_max: 0,
+        accept_loss: false,
+    };
     target.ask(&json_frame(header(Kind::Pull, 1), &pull));
     target.ask(&plain(Header { sequence: 300, ..header(Kind::EndRebuild, 1) }));
     for block in [3, 300, 897, 898] {

@@ -141,6 +141,7 @@ impl Guest {
             Ok(data) => data,
             // The volume is going: the outcome stays unknown.
             Err(GuestError::Shutdown) => return Ok(()),
+            // Lost blocks too: in this world only one disk rots, so that somebody always has every block.
             Err(error) => return Err(format!("request {id} failed: {error:?}; a disk stalls, it does not fail")),
         };
         self.answered += 1;

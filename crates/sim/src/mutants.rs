@@ -46,7 +46,7 @@ const fn old_bytes(invariant: u8, name: &'static str) -> Mutant {
 }
 
 /// All of them.
-pub const MUTANTS: [Mutant; 38] = [
+pub const MUTANTS: [Mutant; 39] = [
     // 1. One writer: the generation at the replica is the authority.
     test(1, "fence in memory only"),
     test(1, "a lower generation is let in"),
@@ -87,6 +87,7 @@ pub const MUTANTS: [Mutant; 38] = [
     test(6, "checksums are not looked at"),
     test(6, "the gateway does not look at checksums"),
     world(6, "the scrubber sees nothing"),
+    test(6, "a lost block is zeros"),
     // 7. Limits on everything, and a full disk is no error.
     test(7, "the journal has no limit"),
     test(7, "a full disk is an error to the guest"),

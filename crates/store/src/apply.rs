@@ -1,6 +1,6 @@
 //! Where records become state, at run time and at a replay alike.
 
-use yuntai_proto::{BlockState, BLOCK_BYTES};
+use yuntai_proto::{BlockEntry, BlockState, BLOCK_BYTES, ENTRY_BYTES};
 
 use crate::chunk::{Chunk, Session};
 use crate::groups::LayerKey;
@@ -36,7 +36,7 @@ pub(crate) fn apply(
             chunk.session = None;
             return;
         }
-        Kind::Pulled => {}
+        Kind::Pulled | Kind::Lost => {}
         Kind::Write | Kind::Zero | Kind::Fill => chunk.position = header.position,
     }
     if let Some(half) = header.in_place {
@@ -66,6 +66,15 @@ pub(crate) fn apply(
     if header.kind == Kind::Zero {
         let (lsn, position) = (header.lsn, header.position);
         put(header.block, Run { blocks: header.blocks, lsn, position, source: Source::Zero });
+        return;
+    }
+    if header.kind == Kind::Lost {
+        for (block, raw) in (header.block..).zip(body.chunks_exact(ENTRY_BYTES)) {
+            let known = raw.first_chunk().and_then(BlockEntry::decode).unwrap_or_default();
+            let crc = (known.state == BlockState::Data).then_some(known.crc);
+            put(block, Run { blocks: 1, lsn: header.lsn, position: known.position, source: Source::Lost { crc } });
+        }
+        chunk.damaged.extend((header.block..header.block + header.blocks).map(|block| (header.layer, block)));
         return;
     }
     // Blocks that go away come in long runs.
@@ -124,6 +133,6 @@ fn note(chunk: &mut Chunk, owners: &mut OwnerCache, key: &LayerKey, kind: Kind, 
     match kind {
         Kind::Write | Kind::Zero => session.note_written(key.layer, block, run.blocks),
         Kind::Fill => (block..block + run.blocks).for_each(|block| session.filled.set(block)),
-        Kind::Pulled | Kind::Begin | Kind::End => {}
+        Kind::Pulled | Kind::Lost | Kind::Begin | Kind::End => {}
     }
 }

@@ -18,7 +18,7 @@ use yuntai_proto::{block_crc, mutant, VolumeId, BLOCK_BYTES};
 use crate::chunk::Placed;
 use crate::files::Handles;
 use crate::garbage::Doomed;
-use crate::groups::{Half, LayerKey, Slot, Stored};
+use crate::groups::{Half, LayerKey, Stored};
 use crate::journal::{segment_path, SyncTicket, FOLDER};
 use crate::overlay::{Run, Source};
 use crate::read::CHUNK_BLOCKS_U16;
@@ -359,7 +359,7 @@ impl<V: Vfs> CheckpointJob<V> {
                 stored.extend(entries(*half));
                 return Ok(());
             }
-            Source::Absent | Source::Zero => {
+            Source::Absent | Source::Zero | Source::Lost { .. } => {
                 handles.data.punch(half.offset(block), u64::from(run.blocks) * BLOCK_BYTES as u64)?;
                 stored.extend(entries(half));
                 return Ok(());
@@ -388,5 +388,5 @@ impl<V: Vfs> CheckpointJob<V> {
 }
 
 fn stored_entry(run: &Run, index: u16, half: Half) -> Stored {
-    Stored { slot: Slot::Entry(run.entry(index)), half }
+    Stored { slot: run.slot(index), half }
 }

@@ -58,7 +58,7 @@ pub use groups::LayerKey;
 pub use journal::SyncTicket;
 pub use read::{PlannedRead, ReadBlocks};
 pub use readers::{Freed, Question};
-pub use rebuild::{PullPlan, PullRun};
+pub use rebuild::{Lacking, PullPlan, PullRun};
 pub use scan::{Found, ScanJob, Search, Stamp};
 pub use scrub::{ScrubJob, ScrubMark};
 pub use store::{Options, Store, Usage};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::groups::Half;
+use crate::groups::{Half, Slot};
 use yuntai_proto::{BlockEntry, BlockState, Position, BLOCK_BYTES};
 
 /// Checksums of a run's blocks: one in place, or a shared list.
@@ -38,6 +38,11 @@ pub enum Source {
     Absent,
     /// Zeros.
     Zero,
+    /// There was something, and nobody has it any more.
+    Lost {
+        /// What its checksum was, if anybody knew: then whoever comes back with it is known to have the right bytes.
+        crc: Option<u32>,
+    },
     /// In the data file already.
     InPlace {
         /// Which half.
@@ -85,12 +90,22 @@ impl Run {
         Self { blocks, source, ..*self }
     }
 
-    /// The entry of its block number `index`.
+    /// What it says of its block number `index`.
+    #[must_use]
+    pub fn slot(&self, index: u16) -> Slot {
+        match self.source {
+            Source::Lost { crc: None } => Slot::Lost,
+            _ => Slot::Entry(self.entry(index)),
+        }
+    }
+
+    /// The entry of its block number `index`; of one that is lost, as far as it is known.
     #[must_use]
     pub fn entry(&self, index: u16) -> BlockEntry {
         let (state, crc) = match &self.source {
             Source::Absent => return BlockEntry::default(),
             Source::Zero => (BlockState::Zero, 0),
+            Source::Lost { crc } => (BlockState::Data, crc.unwrap_or_default()),
             Source::Journal { crcs, .. } | Source::InPlace { crcs, .. } => (BlockState::Data, crcs.at(index)),
         };
         BlockEntry { state, crc, position: self.position }
@@ -101,7 +116,7 @@ impl Run {
     pub fn place(&self, index: u16) -> Option<(u64, u64)> {
         match &self.source {
             Source::Journal { segment, offset, .. } => Some((*segment, offset + u64::from(index) * BLOCK_BYTES as u64)),
-            Source::Absent | Source::Zero | Source::InPlace { .. } => None,
+            Source::Absent | Source::Zero | Source::Lost { .. } | Source::InPlace { .. } => None,
         }
     }
 }

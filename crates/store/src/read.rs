@@ -260,7 +260,7 @@ impl<V: Vfs> Store<V> {
                 covered += run.blocks;
                 for index in 0..run.blocks {
                     let place = place_of(&run, index);
-                    let slot = Slot::Entry(run.entry(index));
+                    let slot = run.slot(index);
                     found[(first - block + index) as usize] = Found { slot, layer: key.layer, place };
                 }
             }

@@ -6,7 +6,7 @@
 //! that the stream wrote. The peer's entries are of a moment at or after the stream's beginning, so what it had changed
 //! by then and the entries do not show yet, the stream brings.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use yuntai_proto::data::{Refusal, VersionsReply};
@@ -44,6 +44,9 @@ pub struct PullPlan {
     /// To be fetched and given to [`Store::put_pulled`].
     pub runs: Vec<PullRun>,
 }
+
+/// Blocks that a source, or all of them, cannot give; with the entry where it is known.
+pub type Lacking = BTreeMap<(LayerId, u16), Option<BlockEntry>>;
 
 fn begin_first() -> Refusal {
     Refusal::Busy { message: "no rebuild of this chunk is going on here: begin it again".into() }
@@ -212,6 +215,56 @@ impl<V: Vfs> Store<V> {
             self.stage_pulled(key, run[0].0, &entries, Bytes::new());
         }
         Ok(())
+    }
+
+    /// What no source could give is lost: a read says so, until it is written anew. What the stream wrote is not. Staged.
+    ///
+    /// An entry that a source knew is kept: whoever comes back with that very block is then known to have it. Where none
+    /// knew it, what is here may be right, and is not given up.
+    ///
+    /// # Errors
+    /// [`Refusal::Busy`] if no rebuild is going on, or the journal is full; [`Refusal::SourceDamaged`] if what is here of
+    /// a block may be all that is left of it.
+    pub fn put_lost(&mut self, volume: VolumeId, chunk: ChunkIndex, lost: &Lacking) -> Result<(), Refusal> {
+        debug_assert!(self.batch.is_empty(), "commit first");
+        if self.journal_full() {
+            return Err(Refusal::Busy { message: "the journal is full until a checkpoint is through".into() });
+        }
+        let session = self.session(volume, chunk)?;
+        let filled = |layer: LayerId, block: u16| layer == BASE_LAYER && session.filled.has(block);
+        let streamed = |layer: LayerId, block: u16| session.wrote(layer, block) || filled(layer, block);
+        let gone: Vec<(LayerId, u16, Option<BlockEntry>)> = lost
+            .iter()
+            .map(|((layer, block), entry)| (*layer, *block, *entry))
+            .filter(|(layer, block, _)| !streamed(*layer, *block))
+            .collect();
+        for (layer, block, _) in gone.iter().filter(|(_, _, entry)| entry.is_none()) {
+            if self.has_sound(&LayerKey { volume, chunk, layer: *layer }, *block)? {
+                return Err(Refusal::SourceDamaged { chunk, block: *block });
+            }
+        }
+        let position = self.chunks.get(&(volume, chunk)).map_or(Position::default(), |chunk| chunk.position);
+        for (layer, block, entry) in gone {
+            tracing::error!(
+                volume = format!("{volume:016x}"),
+                chunk,
+                layer,
+                block,
+                "no replica has this block any more"
+            );
+            let key = LayerKey { volume, chunk, layer };
+            let body = entry.unwrap_or_default().encode();
+            self.stage_record(Kind::Lost, key, position, (block, 1), &body, Bytes::new());
+        }
+        Ok(())
+    }
+
+    /// Is there something of this block here that is not known to be damaged?
+    fn has_sound(&mut self, key: &LayerKey, block: u16) -> Result<bool, Refusal> {
+        let chunk = self.chunks.get(&(key.volume, key.chunk));
+        let damaged = chunk.is_some_and(|chunk| chunk.damaged.contains(&(key.layer, block)));
+        let ours = self.layer_slots(key)?[block as usize];
+        Ok(!damaged && matches!(ours, Slot::Entry(entry) if entry.state != BlockState::Absent))
     }
 
     pub(crate) fn stage_pulled(&mut self, key: &LayerKey, block: u16, entries: &[BlockEntry], data: Bytes) {

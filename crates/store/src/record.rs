@@ -47,11 +47,15 @@ pub enum Kind {
     Begin = 5,
     /// The rebuild ended: the chunk is whole up to the record's position.
     End = 6,
+    /// Blocks that no replica has any more; the chunk's position does not move. The body has the entry of each, as far as
+    /// a source knew it (else of state `Absent`). A build from before there was this kind takes the journal for damaged
+    /// here: it never takes the blocks for what they were before.
+    Lost = 7,
 }
 
 impl Kind {
     fn of(value: u8) -> Option<Self> {
-        [Self::Write, Self::Zero, Self::Fill, Self::Pulled, Self::Begin, Self::End]
+        [Self::Write, Self::Zero, Self::Fill, Self::Pulled, Self::Begin, Self::End, Self::Lost]
             .into_iter()
             .find(|kind| *kind as u8 == value)
     }
@@ -68,7 +72,7 @@ pub struct Header {
     pub synced_lsn: u64,
     /// The volume.
     pub volume: VolumeId,
-    /// The chunk's position after it (except for [`Kind::Pulled`], which does not move it).
+    /// The chunk's position after it (except for [`Kind::Pulled`] and [`Kind::Lost`], which do not move it).
     pub position: Position,
     /// The chunk.
     pub chunk: ChunkIndex,
@@ -216,7 +220,7 @@ pub fn body_len(kind: Kind, blocks: u16) -> usize {
         Kind::Write => blocks * 4,
         Kind::Zero | Kind::Begin | Kind::End => 0,
         Kind::Fill => blocks * 5,
-        Kind::Pulled => blocks * ENTRY_BYTES,
+        Kind::Pulled | Kind::Lost => blocks * ENTRY_BYTES,
     }
 }
 
@@ -227,7 +231,7 @@ pub fn changes(header: &Header, body: &[u8], each: &mut dyn FnMut(Change)) -> bo
     for at in 0..header.blocks {
         let index = at as usize;
         let entry = match header.kind {
-            Kind::Begin | Kind::End => return true,
+            Kind::Begin | Kind::End | Kind::Lost => return true,
             Kind::Write => {
                 BlockEntry { state: BlockState::Data, crc: u32_at(body, index * 4), position: header.position }
             }

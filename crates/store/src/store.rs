@@ -20,6 +20,9 @@ use crate::scrub::ScrubMark;
 use crate::vfs::{Space, Vfs};
 use crate::write::{Batch, Writing};
 
+/// Damaged blocks of a chunk that are named.
+const NAMED_MAX: usize = 32;
+
 /// How a store is run.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -206,6 +209,7 @@ impl<V: Vfs> Store<V> {
             volume: *volume,
             chunk: *chunk,
             blocks: u32::try_from(state.damaged.len()).unwrap_or(u32::MAX),
+            named: state.damaged.iter().map(|(_, block)| *block).take(NAMED_MAX).collect(),
         };
         broken.take(limit).map(of).collect()
     }

@@ -290,7 +290,7 @@ impl<V: Vfs> Store<V> {
         self.batch.heads.extend_from_slice(&header.encode(self.tag));
         self.batch.heads.extend_from_slice(body);
         let chunk = self.chunks.entry(chunk_key).or_default();
-        if kind != Kind::Pulled {
+        if !matches!(kind, Kind::Pulled | Kind::Lost) {
             chunk.position = position;
         }
         let undo = Undo { key: chunk_key, before };

@@ -185,7 +185,8 @@ pub enum GuestData {
     Extents(Vec<Extent>),
 }
 
-/// Why a guest's request was not done. A server's failure is never among them: then the volume stalls and retries.
+/// Why a guest's request was not done. A server's failure is never among them, as long as one of its peers has what is
+/// asked for, or may have it: then the volume stalls and retries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GuestError {
     /// Beyond the end of the volume, or too long.
@@ -194,6 +195,8 @@ pub enum GuestError {
     NoSpace,
     /// A write to a read-only volume.
     ReadOnly,
+    /// A block of it is damaged on every replica.
+    Lost,
     /// The volume is closing, or was fenced.
     Shutdown,
 }

@@ -24,6 +24,8 @@ pub(crate) struct Op {
     pub arrived: Micros,
     /// Pieces not done.
     pub left: usize,
+    /// It needs a block that is lost.
+    pub failed: bool,
     pub bytes: u64,
     /// Per piece what it read.
     pub parts: Vec<Vec<Part>>,
@@ -157,7 +159,10 @@ impl Volume {
         self.in_flight_bytes += bytes;
         let parts = if kind == OpKind::Read { vec![Vec::new(); count] } else { Vec::new() };
         let extents = if kind == OpKind::Status { vec![Vec::new(); count] } else { Vec::new() };
-        self.ops.insert(id, Op { guest: request.id, kind, arrived, left: count.max(1), bytes, parts, extents });
+        self.ops.insert(
+            id,
+            Op { guest: request.id, kind, arrived, left: count.max(1), failed: false, bytes, parts, extents },
+        );
         if kind == OpKind::Flush && !self.spec.read_only {
             self.start_flush(FlushFor::Guest { op: id });
         } else if count == 0 {
@@ -254,6 +259,11 @@ impl Volume {
         if took > STALL_US {
             self.counters.stalls += 1;
             self.counters.longest_stall_us = self.counters.longest_stall_us.max(took);
+        }
+        if op.failed {
+            self.counters.lost_requests += 1;
+            self.out.push(Action::Reply { id: op.guest, result: Err(GuestError::Lost) });
+            return self.admit_backlog();
         }
         let counters = &mut self.counters;
         let data = match op.kind {

@@ -24,6 +24,8 @@ pub(crate) struct Heals {
     pub active: Option<(ChunkIndex, ServerId)>,
     /// Servers that could not give a replica everything that it has damaged.
     pub in_vain: BTreeMap<(ChunkIndex, ServerId), BTreeSet<ServerId>>,
+    /// Replicas that lack something which none of those that count could give.
+    pub lacking: BTreeSet<(ChunkIndex, ServerId)>,
     look_at: Micros,
 }
 
@@ -159,7 +161,10 @@ impl Volume {
         }
         let attempt = self.id();
         self.rebuilds.retain(|(chunk, _), _| *chunk != number);
-        self.rebuilds.insert((number, best), Rebuild { from, attempt, pull: None, level: false, salvage: true });
+        self.rebuilds.insert(
+            (number, best),
+            Rebuild { from, attempt, pull: None, level: false, salvage: true, accepts_loss: false },
+        );
         let mut header = self.header(Kind::BeginRebuild, number);
         header.sequence = from;
         self.ask(best, Asked::Begin { chunk: number, attempt }, header, Bytes::new(), Bytes::new());

@@ -131,6 +131,7 @@ impl Volume {
                 states_only: true,
                 stage: Stage::Own,
                 tried: Vec::new(),
+                bad: Vec::new(),
                 asked: Vec::new(),
                 hedged: false,
                 runs: None,

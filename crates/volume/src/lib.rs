@@ -25,6 +25,7 @@ mod hedge;
 mod hydrate;
 pub mod level;
 mod links;
+mod loss;
 mod members;
 mod moves;
 mod mutate;

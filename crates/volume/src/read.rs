@@ -44,6 +44,8 @@ pub(crate) struct ReadJob {
     pub stage: Stage,
     /// Servers that could not answer in this stage.
     pub tried: Vec<ServerId>,
+    /// Of them those with damage, and the first block of it.
+    pub bad: Vec<(ServerId, usize)>,
     /// Our own servers that were asked and have not answered, in that order.
     pub asked: Vec<ServerId>,
     /// A second one was asked because the first one was slow.
@@ -67,6 +69,7 @@ impl Volume {
             states_only: matches!(piece.work, Work::Status { .. }),
             stage: Stage::Own,
             tried: Vec::new(),
+            bad: Vec::new(),
             asked: Vec::new(),
             hedged: false,
             runs: None,
@@ -89,8 +92,12 @@ impl Volume {
         }
         self.count_read();
         if !self.ask_replica(id) {
+            if let Some(block) = self.lost_block(id) {
+                return self.fail_read(id, block);
+            }
             let job = self.reads.get_mut(&id).expect("just seen");
             job.tried.clear();
+            job.bad.clear();
             self.stalled_reads.push((self.now + RETRY_US, id));
         }
     }
@@ -161,6 +168,7 @@ impl Volume {
             }
             Err(BadReply::Damaged { block }) => {
                 let (number, block) = (job.chunk, job.block + block);
+                job.bad.push((server, block));
                 self.damaged(server, number, block);
                 self.replica_read_failed(server, id);
             }
@@ -174,6 +182,9 @@ impl Volume {
     pub(crate) fn on_read_refused(&mut self, server: ServerId, id: u64, refusal: &Refusal) {
         match refusal {
             Refusal::Damaged { chunk, block } if (*chunk as usize) < self.chunks.len() => {
+                if let Some(job) = self.reads.get_mut(&id) {
+                    job.bad.push((server, usize::from(*block)));
+                }
                 self.damaged(server, *chunk, usize::from(*block));
             }
             // Its claim is not valid any more; a new one, with what the master has sent meanwhile, may be.

@@ -38,6 +38,8 @@ pub(crate) struct Rebuild {
     pub level: bool,
     /// The replica is declared whole without a pull.
     pub salvage: bool,
+    /// It was told to go on without what no source can give.
+    pub accepts_loss: bool,
 }
 
 impl Volume {
@@ -111,17 +113,24 @@ impl Volume {
         }
     }
 
+    pub(crate) fn pull_from(&mut self, id: ServerId, number: ChunkIndex, source: ServerId) {
+        let Some(rebuild) = self.rebuilds.get(&(number, id)) else { return };
+        let limit = self.limit_of((number, id), rebuild);
+        self.ask_pull(id, number, source, limit);
+    }
+
     fn ask_pull(&mut self, id: ServerId, number: ChunkIndex, source: ServerId, limit: u64) {
         let now = self.now;
         let Some(address) = self.servers.get(&source).map(|server| server.dialer.address.clone()) else { return };
         let Some(rebuild) = self.rebuilds.get_mut(&(number, id)) else { return };
         rebuild.pull = Some(Pulling { source, limit, asked_at: now });
-        let (from, attempt) = (rebuild.from, rebuild.attempt);
+        let Rebuild { from, attempt, accepts_loss: accept_loss, .. } = *rebuild;
         let pull = Pull {
             source: address,
             token: self.spec.read_token.clone(),
             min_sequence: from - 1,
             bytes_per_s_max: limit,
+            accept_loss,
         };
         let header = self.header(Kind::Pull, number);
         self.ask(id, Asked::Pull { chunk: number, source, attempt }, header, json(&pull), Bytes::new());
@@ -201,11 +210,16 @@ impl Volume {
         let index = chunk.index_of(id).expect("the caller looked it up");
         let from = chunk.last.sequence + 1;
         let level = chunk.replicas[index].level_at == Some(chunk.last.sequence);
+        if !level {
+            // Who was asked by a heal before that was not asked for what has been written since.
+            self.heals.in_vain.remove(&(number, id));
+        }
         let mut header = self.header(Kind::BeginRebuild, number);
         header.sequence = from;
         self.set_standing(number, index, Standing::Rebuilding { from });
         let attempt = self.id();
-        self.rebuilds.insert((number, id), Rebuild { from, attempt, pull: None, level, salvage: false });
+        self.rebuilds
+            .insert((number, id), Rebuild { from, attempt, pull: None, level, salvage: false, accepts_loss: false });
         self.count_pulls();
         // From here on its own history is no choice any more, should the survivor be lost.
         let server = self.servers.get_mut(&id).expect("it is ready");
@@ -214,7 +228,7 @@ impl Volume {
         self.ask(id, Asked::Begin { chunk: number, attempt }, header, Bytes::new(), Bytes::new());
     }
 
-    fn rebuild(&self, id: ServerId, number: ChunkIndex, attempt: u64) -> Option<Rebuild> {
+    pub(crate) fn rebuild(&self, id: ServerId, number: ChunkIndex, attempt: u64) -> Option<Rebuild> {
         self.rebuilds.get(&(number, id)).copied().filter(|rebuild| rebuild.attempt == attempt)
     }
 
@@ -226,8 +240,7 @@ impl Volume {
         let Some(source) = self.pull_source(number, id) else {
             return self.rebuild_failed(id, number, attempt, "no in-sync server to pull from");
         };
-        let limit = self.limit_of((number, id), &rebuild);
-        self.ask_pull(id, number, source, limit);
+        self.pull_from(id, number, source);
     }
 
     pub(crate) fn on_pulled(&mut self, id: ServerId, number: ChunkIndex, attempt: u64) {
@@ -248,6 +261,7 @@ impl Volume {
         let Some(rebuild) = self.rebuild(id, number, attempt) else { return };
         self.rebuilds.remove(&(number, id));
         self.heals.in_vain.remove(&(number, id));
+        self.heals.lacking.remove(&(number, id));
         self.counters.rebuilt_chunks += 1;
         let chunk = &mut self.chunks[number as usize];
         let Some(index) = chunk.index_of(id) else { return };
@@ -292,11 +306,11 @@ impl Volume {
 
     /// A block that `dest` wants to pull is damaged at `source`.
     ///
-    /// In a chunk that serves, another source is tried, and this one is rebuilt itself. In one that does not serve yet,
-    /// what the chosen survivor has more than another in-sync server was never acknowledged (or never flushed, if the
-    /// power failed), and since the open nobody has read it. So the chunk goes on with the other one's history, or, if
-    /// the only other one has begun to pull already, with that plus what it got: writes that were not acknowledged were
-    /// all on their way at once, so that any part of them is a lawful outcome, as long as all replicas have the same.
+    /// In a chunk that serves, another source is tried (see `crate::loss`). In one that does not serve yet, what the
+    /// chosen survivor has more than another in-sync server was never acknowledged (or never flushed, if the power
+    /// failed), and since the open nobody has read it. So the chunk goes on with the other one's history, or, if the only
+    /// other one has begun to pull already, with that plus what it got: writes that were not acknowledged were all on
+    /// their way at once, so that any part of them is a lawful outcome, as long as all replicas have the same.
     pub(crate) fn source_damaged(
         &mut self,
         dest: ServerId,
@@ -341,13 +355,14 @@ impl Volume {
             self.heal_from_next(dest, source, number, attempt);
             self.damaged(source, number, block);
         } else {
-            self.rebuild_failed(dest, number, attempt, &format!("block {block} is damaged at server {source}"));
-            self.damaged(source, number, block);
+            self.pull_from_next(dest, source, number, attempt, block);
         }
     }
 
     /// The connection of a server that was being rebuilt is lost: it starts anew when it is back.
     pub(crate) fn rebuilds_lost(&mut self, id: ServerId) {
+        // Who knows what it comes back with.
+        self.heals.lacking.retain(|(_, server)| *server != id);
         let numbers: Vec<ChunkIndex> = self.rebuilds.keys().filter(|key| key.1 == id).map(|key| key.0).collect();
         for number in numbers {
             let rebuild = self.rebuilds.remove(&(number, id));

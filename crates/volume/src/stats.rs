@@ -68,6 +68,8 @@ pub struct Counters {
     pub written_bytes: u64,
     /// Blocks that were found damaged on a replica and served from another.
     pub damaged_blocks: u64,
+    /// Guest requests that got an error, since every replica of a block is damaged.
+    pub lost_requests: u64,
     /// Requests that took longer than a second.
     pub stalls: u64,
     /// The longest of them.

@@ -273,6 +273,26 @@ async def test_what_destroys_is_signed_for_the_server_as_it_runs_now(wide: Clust
     )
 
 
+async def test_lost_blocks_are_named(wide: Cluster) -> None:
+    volume = await wide.client.create_volume(GIB)
+    number, replicas = volume_number(volume.id), (await chunks(wide, volume.id))[2]
+    for server, blocks in zip(replicas, ([5, 9], [9], [9, 11]), strict=True):
+        wide.servers[server - 1].damaged = [{"volume": number, "chunk": 2, "blocks": 2, "named": blocks}]
+    session = wide.masters[0].session
+    assert session is not None
+    await eventually(lambda: session.healing.lost() == [(volume.id, 2, 9, ())])
+    report = await wide.client.operate("health")
+    (lost,) = [one for one in report["checks"] if one["name"] == "lost blocks"]
+    assert "block 9 of chunk 2" in str(lost)
+    assert "is an error" in str(lost)
+    await wide.servers[replicas[0] - 1].stop()
+    others = (replicas[0],)
+    await eventually(lambda: session.healing.lost() == [(volume.id, 2, 9, others)], within_s=30)
+    report = await wide.client.operate("health")
+    (lost,) = [one for one in report["checks"] if one["name"] == "lost blocks"]
+    assert f"cs-{replicas[0]} may have it" in str(lost)
+
+
 async def test_a_volume_without_a_record_is_not_deleted_at_once(wide: Cluster) -> None:
     wide.servers[0].hold(77, 0)
     holdings = wide.masters[0].session.holdings  # type: ignore[union-attr]

@@ -26,7 +26,12 @@ fn carry(target: &mut Server, source: &mut Server) -> Vec<Frame> {
 }
 
 fn pull_frame(min_sequence: u64, bytes_per_s_max: u64) -> Frame {
-    let pull = Pull { source: "there:7101".into(), token: read_token(), min_sequence, bytes_per_s_max };
+    pull_of(min_sequence, bytes_per_s_max, false)
+}
+
+fn pull_of(min_sequence: u64, bytes_per_s_max: u64, accept_loss: bool) -> Frame {
+    let source = "there:7101".into();
+    let pull = Pull { source, token: read_token(), min_sequence, bytes_per_s_max, accept_loss };
     json_frame(header(Kind::Pull), &pull)
 }
 
@@ -214,13 +219,17 @@ fn a_rebuild_must_be_begun_again_after_a_restart() {
     is_ack(&target.ask(1, begin(4)));
 }
 
+fn checkpointed(server: &mut Server) {
+    let mut job = server.replica.store().begin_checkpoint().unwrap();
+    while !job.step().unwrap() {}
+    server.replica.store().end_checkpoint(job);
+}
+
 #[test]
 fn a_pull_brings_everything_but_what_is_damaged_at_the_source() {
     let (mut target, mut source) = pair();
     // Blocks 120 and 121 rot in the source's files, and with block 600's group its neighbours' entries.
-    let mut job = source.replica.store().begin_checkpoint().unwrap();
-    while !job.step().unwrap() {}
-    source.replica.store().end_checkpoint(job);
+    checkpointed(&mut source);
     let key = yuntai_store::LayerKey { volume: VOLUME, chunk: 0, layer: 1 };
     for block in [120u64, 121] {
         assert!(source.vfs.flip_bit(&key.data_path(), block * 4096, 0));
@@ -239,4 +248,112 @@ fn a_pull_brings_everything_but_what_is_damaged_at_the_source() {
     }
     assert_eq!(target.ask(1, read(0, 120, 2)).data, vec![1; 2 * BLOCK_BYTES], "what it had before");
     assert_eq!(source.replica.store().damaged(9).len(), 1);
+}
+
+#[test]
+fn what_no_source_has_is_lost_until_it_is_written_and_outlives_a_crash_and_a_checkpoint() {
+    let (mut target, mut source) = pair();
+    checkpointed(&mut source);
+    let key = yuntai_store::LayerKey { volume: VOLUME, chunk: 0, layer: 1 };
+    assert!(source.vfs.flip_bit(&key.data_path(), 101 * 4096, 0));
+    is_ack(&target.ask(1, begin(4)));
+    target.frame(1, pull_frame(3, 0));
+    dialed(&mut target);
+    let answers = carry(&mut target, &mut source);
+    assert_eq!(refusal(&answers[0]), Refusal::SourceDamaged { chunk: 0, block: 101 });
+    target.frame(1, pull_of(3, 0, true));
+    dialed(&mut target);
+    source.open(200);
+    let answers = carry(&mut target, &mut source);
+    assert!(matches!(&answers[..], [ack] if is_ack(ack)));
+    is_ack(&target.ask(1, end(1, 3)));
+    let damaged = |target: &mut Server| {
+        assert_eq!(refusal(&target.ask(1, read(0, 100, 4))), Refusal::Damaged { chunk: 0, block: 101 });
+        assert_eq!(target.ask(1, read(0, 102, 4)).header.kind, Kind::ReadReply);
+        assert_eq!(target.replica.status().damaged[0].named, [101]);
+    };
+    damaged(&mut target);
+    let again = |vfs| {
+        let mut server = Server::over(vfs);
+        server.open(1);
+        server.claim(1, 1, 9).unwrap();
+        server
+    };
+    let mut target = again(target.vfs.crash(&mut |_| 0));
+    damaged(&mut target);
+    checkpointed(&mut target);
+    let mut target = again(target.vfs.crash(&mut |_| 0));
+    damaged(&mut target);
+    is_ack(&target.ask(1, write(1, 0, 4, 101, 77, 1)));
+    assert_eq!(target.ask(1, read(0, 101, 1)).data[0], 77);
+    assert!(target.replica.status().damaged.is_empty());
+}
+
+#[test]
+fn what_one_source_gave_is_not_lost_though_the_next_lacks_it() {
+    let (mut target, mut first) = pair();
+    let (_, mut second) = pair();
+    let key = yuntai_store::LayerKey { volume: VOLUME, chunk: 0, layer: 1 };
+    for (source, block) in [(&mut first, 101u64), (&mut second, 120)] {
+        checkpointed(source);
+        assert!(source.vfs.flip_bit(&key.data_path(), block * 4096, 0));
+    }
+    // The second one does not even know what it had there.
+    let group = 120 / 21 * 512;
+    assert!(second.vfs.flip_bit(&key.entries_path(), group, 0));
+    is_ack(&target.ask(1, begin(4)));
+    let mut pull = |source: &mut Server| {
+        target.frame(1, pull_frame(3, 0));
+        dialed(&mut target);
+        carry(&mut target, source)
+    };
+    let answers = pull(&mut first);
+    assert_eq!(refusal(&answers[0]), Refusal::SourceDamaged { chunk: 0, block: 101 });
+    let answers = pull(&mut second);
+    assert!(matches!(&answers[..], [ack] if is_ack(ack)), "between them they had everything");
+    is_ack(&target.ask(1, end(1, 3)));
+    for block in [101, 120] {
+        assert_eq!(target.ask(1, read(0, block, 1)).header.kind, Kind::ReadReply);
+    }
+}
+
+#[test]
+fn what_may_be_right_here_is_not_given_up_for_a_source_that_does_not_know() {
+    let (mut target, mut source) = pair();
+    checkpointed(&mut source);
+    let key = yuntai_store::LayerKey { volume: VOLUME, chunk: 0, layer: 1 };
+    is_ack(&target.ask(1, begin(4)));
+    target.frame(1, pull_frame(3, 0));
+    dialed(&mut target);
+    assert!(matches!(&carry(&mut target, &mut source)[..], [ack] if is_ack(ack)));
+    assert!(source.vfs.flip_bit(&key.entries_path(), 120 / 21 * 512, 0));
+    is_ack(&target.ask(1, begin(4)));
+    target.frame(1, pull_of(3, 0, true));
+    dialed(&mut target);
+    source.open(200);
+    let answers = carry(&mut target, &mut source);
+    assert!(matches!(refusal(&answers[0]), Refusal::SourceDamaged { chunk: 0, .. }));
+}
+
+#[test]
+fn who_comes_back_with_a_lost_block_is_known_by_its_checksum() {
+    let (mut target, mut source) = pair();
+    checkpointed(&mut source);
+    let key = yuntai_store::LayerKey { volume: VOLUME, chunk: 0, layer: 1 };
+    assert!(source.vfs.flip_bit(&key.data_path(), 101 * 4096, 0));
+    is_ack(&target.ask(1, begin(4)));
+    target.frame(1, pull_of(3, 0, true));
+    dialed(&mut target);
+    assert!(matches!(&carry(&mut target, &mut source)[..], [ack] if is_ack(ack)));
+    is_ack(&target.ask(1, end(1, 3)));
+    checkpointed(&mut target);
+    // It has been away, and pulls from the one that marked the block: its own is the right one.
+    let (_, mut back) = pair();
+    is_ack(&back.ask(1, begin(4)));
+    back.frame(1, pull_frame(3, 0));
+    dialed(&mut back);
+    target.open(200);
+    assert!(matches!(&carry(&mut back, &mut target)[..], [ack] if is_ack(ack)));
+    is_ack(&back.ask(1, end(1, 3)));
+    assert_eq!(back.ask(1, read(0, 101, 1)).data, vec![2; BLOCK_BYTES]);
 }

@@ -112,7 +112,7 @@ fn the_scrubber_finds_what_has_rotted_at_its_rate() {
     });
     let seconds = (server.now_us - begun) / 1_000_000;
     assert!((10..40).contains(&seconds), "350 blocks at 100,000 bytes a second: {seconds} s");
-    assert_eq!(status["damaged"], json!([{"volume": VOLUME, "chunk": 0, "blocks": 1}]));
+    assert_eq!(status["damaged"], json!([{"volume": VOLUME, "chunk": 0, "blocks": 1, "named": [160]}]));
     let states = server.claim(7, 1, 5).unwrap().chunks;
     assert!(states[0].damaged);
     // Not again before it is due; then by itself.

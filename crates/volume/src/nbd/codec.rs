@@ -133,6 +133,8 @@ pub mod command_flag {
 pub mod error {
     /// Not permitted.
     pub const EPERM: u32 = 1;
+    /// It cannot be read any more.
+    pub const EIO: u32 = 5;
     /// Invalid.
     pub const EINVAL: u32 = 22;
     /// Beyond the end.

@@ -108,6 +108,7 @@ pub fn reply(out: &mut Outbox, request: &Request, agreed: Agreed, result: Result
         Err(GuestError::Invalid) => refuse(out, request, agreed, error::EINVAL),
         Err(GuestError::NoSpace) => refuse(out, request, agreed, error::ENOSPC),
         Err(GuestError::ReadOnly) => refuse(out, request, agreed, error::EPERM),
+        Err(GuestError::Lost) => refuse(out, request, agreed, error::EIO),
         Err(GuestError::Shutdown) => return false,
     }
     true

@@ -6,6 +6,7 @@ mod heal;
 mod hedge;
 mod last;
 mod lazy;
+mod loss;
 mod moves;
 mod mutants;
 mod repair;

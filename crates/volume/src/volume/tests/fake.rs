@@ -48,6 +48,8 @@ pub struct Fake {
     pub durable: BTreeMap<u32, ChunkCopy>,
     /// Blocks that fail their checksum.
     pub damaged: BTreeSet<(u32, u16)>,
+    /// Of a version that does not know of losses.
+    pub old: bool,
     /// Of the damaged blocks a server knows only those that it was asked for.
     pub finds_one: bool,
     known: BTreeSet<(u32, u16)>,
@@ -80,6 +82,7 @@ impl Fake {
             chunks: BTreeMap::new(),
             durable: BTreeMap::new(),
             damaged: BTreeSet::new(),
+            old: false,
             finds_one: false,
             known: BTreeSet::new(),
             lies: false,
@@ -194,7 +197,10 @@ impl Fake {
                     let here = (head.chunk, block);
                     let fetch = if self.finds_one { &self.known } else { &self.damaged }.contains(&here);
                     let same = copy.blocks.get(&(layer, block)) == Some(&bytes) && !fetch;
-                    if damaged.contains(&here) && !same {
+                    if damaged.contains(&here) && !same && pull.accept_loss && !self.old {
+                        self.damaged.insert(here);
+                        copy.blocks.insert((layer, block), bytes);
+                    } else if damaged.contains(&here) && !same {
                         lacking = lacking.or(Some(block));
                     } else if !same {
                         copy.blocks.insert((layer, block), bytes);
@@ -241,6 +247,7 @@ impl Fake {
                 }
             };
             if head.kind != Kind::Fill || !copy.blocks.contains_key(&key) {
+                self.damaged.remove(&(head.chunk, key.1));
                 copy.blocks.insert(key, value);
             }
         }

@@ -7,7 +7,7 @@ use yuntai_proto::mutant::is_noticed;
 use super::{heal, lazy, repair};
 use crate::chunk::tests as chunk;
 
-const HELD: [(&str, fn()); 17] = [
+const HELD: [(&str, fn()); 18] = [
     ("one answer is enough", super::a_write_is_on_every_server_before_it_is_acknowledged),
     ("a flush waits for one server only", repair::a_flush_waits_for_a_server_that_is_being_levelled),
     ("acknowledge first, degrade afterwards", super::a_hung_server_is_degraded_first_and_the_write_acknowledged_then),
@@ -30,6 +30,7 @@ const HELD: [(&str, fn()); 17] = [
     ("a full disk is an error to the guest", super::a_full_disk_is_no_error_to_the_guest),
     ("one whole replica serves alone", super::last::nobody_is_served_from_one_replica),
     ("one whole replica repairs alone", super::last::a_longer_history_that_comes_back_in_time_is_what_all_go_on_with),
+    ("a lost block is zeros", super::loss::a_block_that_nobody_has_is_lost_and_the_rest_goes_on),
     ("a head is shown from one replica", super::shown::a_head_is_not_read_from_one_replica),
 ];
 
