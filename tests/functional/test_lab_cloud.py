@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import pytest
 
-from tests.functional.cloud import Cloud, running_cloud
+from tests.functional.cloud import READY_S, Cloud, running_cloud
 from tests.functional.lab_site import leftovers
 from yuntai.cli.client import ECS, ApiRefusedError, UnreachableError
 from yuntai.lab import cloud as lab
@@ -192,12 +192,32 @@ async def test_a_compaction_and_a_time_without_a_leader_are_not_noticed(cloud: C
     assert await failed_and_moved(cloud) == before, "nobody was called failed, nothing moved"
 
 
+def host_of(cloud: Cloud, instance: str) -> str:
+    return str(cloud.api.operator("ExplainInstance", InstanceId=instance)["Host"])
+
+
+def is_awaited(cloud: Cloud, host: str) -> bool:
+    """Return whether the API shows that the host was off with all the others and is given time to come back."""
+    try:
+        (shown,) = cloud.api.operator("DescribeHosts", HostId=[host])["Hosts"]["Host"]
+    except (UnreachableError, ApiRefusedError):
+        return False
+    return bool(shown["AwaitedUntil"])
+
+
 def test_all_off_all_on(cloud: Cloud, guest: str) -> None:
-    """The whole lab is killed at once and started again: what ran runs, what was stopped is stopped, the disks too."""
+    """The whole lab is killed at once and started again: what ran runs, what was stopped is stopped, the disks too.
+
+    The host of the guest comes back only when the others would have started it elsewhere, had it failed alone.
+    """
     cloud.cli("instance", "stop", stopped := cloud.run_instance("stopped"), "--force", "--wait", "--timeout", "240")
     boot, before = boot_of(cloud, guest), disks(cloud)
+    late = host_of(cloud, guest)
     cloud.crash()
     began_s = time.monotonic()
+    lab.up([spec for spec in cloud.specs if spec.name != late], cloud.root, print, READY_S)
+    cloud.until(lambda: is_awaited(cloud, late), f"{late} is awaited")
+    print(f"{late} is awaited {time.monotonic() - began_s:.1f} s after the start of the others")
     cloud.start()
     print(f"the cloud is up {time.monotonic() - began_s:.1f} s after its start")
     assert cloud.ssh(guest, "cat /root/kept") == "kept"
@@ -209,7 +229,8 @@ def test_all_off_all_on(cloud: Cloud, guest: str) -> None:
     assert shown == {guest: "Running", stopped: "Stopped"}
     assert disks(cloud) == before
     runs_on = [host for host in cloud.hosts if guest in cloud.inside(host, "virsh", "list", "--name")]
-    assert len(runs_on) == 1, "one guest, not two"
+    assert runs_on == [late], "one guest, not two, and where it was"
+    assert not is_awaited(cloud, late)
 
 
 def test_whatever_is_killed_down_leaves_nothing_but_data(cloud: Cloud) -> None:

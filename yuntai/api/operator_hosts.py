@@ -16,7 +16,7 @@ from yuntai.model.joinwire import Token, write_token
 _HOST = """
     Accelerator Address Cpus:i CpuModel CpuVendor CpuFeatures[] MceBanks:i MceBanksHardware:i HostId InstanceCount:i
     MemoryMib:i MemoryMibMax:i MemoryMibUsed:i Rack Seen Status Vcpus:i VcpusMax:i Versions[]{Name Version}
-    Maintenance Pool Dedicated JailedUntil Unfit[] Labels[]{Key Value} Waiting[]{InstanceId Why}
+    Maintenance Pool Dedicated AwaitedUntil JailedUntil Unfit[] Labels[]{Key Value} Waiting[]{InstanceId Why}
     Instances[]{InstanceId Name Status MigratingTo} ChunkServers[]{ChunkServerId State UsedBytes:i}
 """
 _POOL = "PoolId Accelerator CpuModel CpuVendor CpuFeatures[] MceBanks:i Computed Hosts[]"
@@ -27,10 +27,16 @@ def jailed_until(host: Host) -> str:
     return host.jailed_until if host.jailed_until > now_utc() else ""
 
 
+def awaited_until(host: Host) -> str:
+    """Return until when a host that was off with all others is given time to come back, "" if that is over."""
+    return host.awaited_until if host.awaited_until > now_utc() else ""
+
+
 def _host(host: Host, pool: HostPool | None, guests: list[Instance], servers: list[ChunkServer]) -> dict[str, Any]:
     return {
         "Accelerator": host.accelerator,
         "Address": host.address,
+        "AwaitedUntil": awaited_until(host),
         "ChunkServers": [
             {"ChunkServerId": one.id, "State": one.state, "UsedBytes": one.used_bytes}
             for one in sorted(servers, key=lambda one: one.number)
@@ -127,6 +133,13 @@ async def drain_host(call: Call) -> dict[str, Any]:
 async def forgive_host(call: Call) -> dict[str, Any]:
     """Forget how often a host failed lately, which ends its jail."""
     return {"Forgiven": await hosts.forgive(call.context.writes, call.caller, call.text("HostId"))}
+
+
+@action(YUNTAI, "AwaitHost", "HostId! Minutes!:i", "AwaitedUntil", operator=True)
+async def await_host(call: Call) -> dict[str, Any]:
+    """Give a host that was off with all others more time to come back, or none."""
+    minutes = int(call.args["Minutes"])
+    return {"AwaitedUntil": await hosts.wait_for(call.context.writes, call.caller, call.text("HostId"), minutes)}
 
 
 @action(YUNTAI, "LabelHost", "HostId! Label[]{Key! Value} Remove[]", "Labels[]{Key Value}", operator=True)

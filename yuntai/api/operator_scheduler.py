@@ -9,12 +9,13 @@ import msgspec
 
 from yuntai.api.errors import invalid_parameter
 from yuntai.api.registry import YUNTAI, Call, action
-from yuntai.control import explaining, instance_types
+from yuntai.control import errors, explaining, instance_types
 from yuntai.control.requests import quotas
 from yuntai.model.compute import InstanceType
 from yuntai.model.placement import SETTINGS_ID, SchedulerSettings
 from yuntai.state import Exists
 
+AWAIT_HOSTS_S_MAX = 24 * 3600
 _VIEW = "FreeMemoryMib:i FreeVcpus:i HostId Possible:b Rack Status Why"
 _TYPE = "Cpu:i EniQuantity:i Family Instances:i InstanceTypeId MemoryMib:i"
 _QUOTA = "Account AccountName Limit:i Name Own:b Used:i"
@@ -67,24 +68,31 @@ async def _settings(call: Call) -> SchedulerSettings:
     return found.value if found is not None else SchedulerSettings(id=SETTINGS_ID)
 
 
-@action(YUNTAI, "DescribeSchedulerSettings", "", "OwnInstanceTypes:b ReserveForOneHost:b", operator=True)
+@action(YUNTAI, "DescribeSchedulerSettings", "", "AwaitHostsS:i OwnInstanceTypes:b ReserveForOneHost:b", operator=True)
 async def describe_scheduler_settings(call: Call) -> dict[str, Any]:
     """Show what the operator set of the scheduler."""
     settings = await _settings(call)
-    return {"OwnInstanceTypes": settings.own_types, "ReserveForOneHost": settings.reserve_for_one_host}
+    return {
+        "AwaitHostsS": settings.await_hosts_s,
+        "OwnInstanceTypes": settings.own_types,
+        "ReserveForOneHost": settings.reserve_for_one_host,
+    }
 
 
-@action(YUNTAI, "ModifySchedulerSettings", "ReserveForOneHost!:b", operator=True)
+@action(YUNTAI, "ModifySchedulerSettings", "AwaitHostsS:i ReserveForOneHost:b", operator=True)
 async def modify_scheduler_settings(call: Call) -> dict[str, Any]:
     """Change it; instances that are placed stay where they are."""
-    wanted = bool(call.args["ReserveForOneHost"])
+    given = {"await_hosts_s": call.args.get("AwaitHostsS"), "reserve_for_one_host": call.args.get("ReserveForOneHost")}
+    wanted = {field: value for field, value in given.items() if value is not None}
+    if not wanted:
+        raise errors.missing("ReserveForOneHost or AwaitHostsS")
+    if not 0 <= wanted.get("await_hosts_s", 0) <= AWAIT_HOSTS_S_MAX:
+        raise errors.invalid("AwaitHostsS", wanted["await_hosts_s"], f"choose 0 (never wait) to {AWAIT_HOSTS_S_MAX}")
     store = call.context.writes
     if await store.get(SchedulerSettings, SETTINGS_ID) is None:
         with contextlib.suppress(Exists):  # somebody else was first; what they wrote is changed below
-            await store.create(SchedulerSettings(id=SETTINGS_ID, reserve_for_one_host=wanted))
-    await store.update(
-        SchedulerSettings, SETTINGS_ID, lambda one: msgspec.structs.replace(one, reserve_for_one_host=wanted)
-    )
+            await store.create(SchedulerSettings(id=SETTINGS_ID, **wanted))
+    await store.update(SchedulerSettings, SETTINGS_ID, lambda one: msgspec.structs.replace(one, **wanted))
     return {}
 
 

@@ -15,12 +15,13 @@ from yuntai.cli.output import Format, Output, Timeout, Wait, made, one, rows, wa
 app = typer.Typer(no_args_is_help=True, help="hosts of the cloud (operator)")
 HostId = Annotated[str, typer.Argument(metavar="HOST", help="the host's id")]
 DRAIN_TIMEOUT_S = 3600.0
+_MARKS = (("awaited", "AwaitedUntil"), ("jailed", "JailedUntil"), ("unfit", "Unfit"))
 
 
 def status_of(host: dict[str, Any]) -> str:
     """Return a host's state in one word or two."""
     words = [host["Status"], host["Maintenance"]]
-    words += [word for word, field in (("jailed", "JailedUntil"), ("unfit", "Unfit")) if host[field]]
+    words += [word for word, field in _MARKS if host[field]]
     return " ".join(word for word in words if word)
 
 
@@ -157,6 +158,18 @@ def forgive(host_id: HostId, output: Output = Format.table) -> None:
     """Let a host that failed again and again, and is jailed for it, take instances at once: the cause is mended."""
     answer = Api().operator("ForgiveHost", HostId=host_id)
     made(answer, f"host {host_id}: {answer['Forgiven']} failures count no longer", output)
+
+
+@app.command("await")
+def await_(
+    host_id: HostId,
+    minutes: Annotated[int, typer.Option(help="from now; 0 = it will not come back: start what it had elsewhere")],
+    output: Output = Format.table,
+) -> None:
+    """Give a host that was off with all others, and is not back yet, more time, or none."""
+    answer = Api().operator("AwaitHost", HostId=host_id, Minutes=minutes)
+    text = f"awaited until {answer['AwaitedUntil']}" if minutes else "not awaited any longer"
+    made(answer, f"host {host_id}: {text}", output)
 
 
 @app.command()

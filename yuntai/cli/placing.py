@@ -127,12 +127,21 @@ def show_scheduler(output: Output = Format.table) -> None:
 @scheduler.command("set")
 def set_scheduler(
     reserve_for_one_host: Annotated[
-        bool, typer.Option("--reserve-for-one-host/--no-reserve", help="new instances leave room for any one host")
-    ],
+        bool | None,
+        typer.Option("--reserve-for-one-host/--no-reserve", help="new instances leave room for any one host"),
+    ] = None,
+    await_hosts: Annotated[
+        int | None,
+        typer.Option(metavar="SECONDS", help="after all hosts were off: so long one that is not back is awaited"),
+    ] = None,
 ) -> None:
     """Change the settings."""
-    Api().operator("ModifySchedulerSettings", ReserveForOneHost=reserve_for_one_host)
-    out.print(f"reserve for one host: {'yes' if reserve_for_one_host else 'no'}")
+    wanted: dict[str, Any] = {"ReserveForOneHost": reserve_for_one_host, "AwaitHostsS": await_hosts}
+    Api().operator("ModifySchedulerSettings", **{name: value for name, value in wanted.items() if value is not None})
+    if reserve_for_one_host is not None:
+        out.print(f"reserve for one host: {'yes' if reserve_for_one_host else 'no'}")
+    if await_hosts is not None:
+        out.print(f"hosts are awaited for {await_hosts} s after all were off")
 
 
 @sets.command("list")

@@ -21,6 +21,7 @@ import msgspec
 
 from yuntai import log, process, tls
 from yuntai.compute.guests import GuestProcesses
+from yuntai.compute.hostrecord import booted_utc
 from yuntai.compute.standing import Standing, Watchman
 from yuntai.compute.storage_probe import PERIOD_S, StorageProbe, Verdict
 from yuntai.compute.witness import Prober, answering, witnesses_of
@@ -97,8 +98,9 @@ class Guard:
         async with self._store.lease(HOST_LEASE_S) as lease:
             try:
                 await self.sort_out(resume=False)
+                me, address = self._config.host, self._config.address
                 await self._store.put(
-                    HostAlive(id=self._config.host, address=self._config.address, since=now_utc()), lease=lease
+                    HostAlive(id=me, address=address, since=now_utc(), booted=booted_utc()), lease=lease
                 )
                 self._lease = lease
                 _LOG.info("this host lives", lease=f"{lease.id:x}")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
 from yuntai import __version__, log
-from yuntai.model.base import now_utc
+from yuntai.model.base import ago_utc, now_utc
 from yuntai.model.cluster import ChunkServer, Gateway, Host
 from yuntai.model.joining import RemovedHost
 from yuntai.state import Absent, Exists, StateError
@@ -35,6 +36,12 @@ def memory_mib(meminfo: Path = Path("/proc/meminfo")) -> int:
         if line.startswith("MemTotal:"):
             return int(line.split()[1]) // 1024
     raise OSError(f"{meminfo} has no MemTotal")
+
+
+def booted_utc(first_process: Path = Path("/proc/1/stat")) -> str:
+    """Return when this host started: its first process, which a lab host has for itself."""
+    started_ticks = int(first_process.read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[19])
+    return ago_utc(time.clock_gettime(time.CLOCK_BOOTTIME) - started_ticks / os.sysconf("SC_CLK_TCK"))
 
 
 def describe(config: Config, accelerator: Accelerator, versions: dict[str, str], cpu: CpuFacts) -> Host:
@@ -81,6 +88,8 @@ async def beat(store: Store, fresh: Host) -> Host:
             status=old.status,
             downs=old.downs,
             jailed_until=old.jailed_until,
+            awaited_since=old.awaited_since,
+            awaited_until=old.awaited_until,
             maintenance=old.maintenance,
             waiting=old.waiting,
             labels=old.labels,

@@ -62,6 +62,8 @@ class Host(Record, frozen=True, kw_only=True):
     status: Literal["up", "down"] = "up"
     downs: tuple[str, ...] = ()  # when it was called down lately, oldest first: a host that flaps is jailed
     jailed_until: str = ""  # nothing is placed on it before
+    awaited_since: str = ""  # away since all hosts were: when it was decided that it is given time to come back …
+    awaited_until: str = ""  # … and how long; it is not called failed before
     # as the operator wants
     maintenance: Literal["", "draining", "drained"] = ""
     waiting: dict[str, str] = msgspec.field(default_factory=dict)  # draining: instance → why it is still there
@@ -81,6 +83,7 @@ class HostAlive(Record, frozen=True, kw_only=True):
 
     address: str
     since: str
+    booted: str = ""  # when the host started; "" = an older guard, which does not say
 
 
 class HostFailure(Record, frozen=True, kw_only=True):

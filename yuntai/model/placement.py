@@ -50,6 +50,7 @@ class SchedulerSettings(Record, frozen=True, kw_only=True):
 
     reserve_for_one_host: bool = False  # new instances leave room for what runs on any one host
     own_types: bool = False  # the table of instance types is the records; before, it is what the product brings
+    await_hosts_s: int = 300  # after all were off: so long a host that is not back yet is not called failed
 
 
 SETTINGS_ID = "scheduler"

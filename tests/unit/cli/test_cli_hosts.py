@@ -15,6 +15,13 @@ def test_a_jail_that_is_over_is_not_shown_and_failures_are_forgiven(run: Run) ->
     assert "InvalidHostId.NotFound" in str(run("host", "forgive", "h9").exception)
 
 
+def test_a_host_that_is_there_is_not_awaited(run: Run) -> None:
+    assert read(run("host", "show", "h1", "-o", "json"))["AwaitedUntil"] == ""
+    assert "is not awaited" in str(run("host", "await", "h1", "--minutes", "5").exception)
+    assert "choose 0" in str(run("host", "await", "h1", "--minutes", "-5").exception)
+    assert "InvalidHostId.NotFound" in str(run("host", "await", "h9", "--minutes", "5").exception)
+
+
 def test_a_host_is_shown_labelled_drained_and_given_back(run: Run) -> None:
     assert read(run("host", "show", "h1", "-o", "json"))["Address"] == "10.78.0.1"
     assert "there is no host h9" in str(run("host", "show", "h9").exception)

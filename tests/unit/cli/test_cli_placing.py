@@ -73,6 +73,17 @@ def test_the_reserve_is_set(run: Run) -> None:
     assert read(run("scheduler", "show", "-o", "json"))["ReserveForOneHost"] is False
 
 
+def test_how_long_hosts_are_awaited_is_set(run: Run) -> None:
+    assert read(run("scheduler", "show", "-o", "json"))["AwaitHostsS"] == 300
+    good(run("scheduler", "set", "--reserve-for-one-host"))
+    assert good(run("scheduler", "set", "--await-hosts", "900")) == "hosts are awaited for 900 s after all were off\n"
+    shown = read(run("scheduler", "show", "-o", "json"))
+    assert (shown["AwaitHostsS"], shown["ReserveForOneHost"]) == (900, True)
+    assert "choose 0 (never wait) to 86400" in str(run("scheduler", "set", "--await-hosts", "-1").exception)
+    assert "MissingParameter" in str(run("scheduler", "set").exception)
+    good(run("scheduler", "set", "--no-reserve", "--await-hosts", "300"))
+
+
 def test_sets_and_dedicated_hosts(run: Run) -> None:
     made = good(run("deployment-set", "create", "--name", "apart", "--keep-stopped")).strip()
     instance = read(run("instance", "create", "--image", "debian-13", "--deployment-set", made, "-o", "json"))

@@ -329,11 +329,18 @@ async def test_the_host_registers_itself_its_servers_and_its_gateway(world: Worl
 async def test_a_beat_keeps_what_others_say_of_the_host(world: World) -> None:
     async with world.agent():
         await eventually(lambda: world.store.get(Host, "h1"))
-    await world.store.update(Host, "h1", lambda old: replace(old, maintenance="draining", status="down", seen=""))
+    await world.store.update(
+        Host,
+        "h1",
+        lambda old: replace(
+            old, maintenance="draining", status="down", seen="", awaited_since="then", awaited_until="later"
+        ),
+    )
     async with world.agent():
         await eventually(lambda: _seen(world))
     host = (await world.store.need(Host, "h1")).value
     assert (host.status, host.maintenance, host.guarded) == ("down", "draining", True)
+    assert (host.awaited_since, host.awaited_until) == ("then", "later")
 
 
 async def _seen(world: World) -> bool:

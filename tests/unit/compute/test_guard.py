@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 import threading
@@ -19,10 +20,12 @@ from yuntai.compute import guard as guard_module
 from yuntai.compute import storage_probe
 from yuntai.compute.guard import Guard
 from yuntai.compute.guests import GuestProcesses
+from yuntai.compute.hostrecord import booted_utc
 from yuntai.compute.standing import GAP_S, Standing, Watchman
 from yuntai.compute.storage_probe import DEAD_AFTER_S, Verdict
 from yuntai.compute.witness import Prober, answering, witnesses_of
 from yuntai.config import Config
+from yuntai.model.base import ago_utc
 from yuntai.model.cluster import Host, HostAlive
 from yuntai.model.compute import Instance
 from yuntai.state import MemoryStore
@@ -184,6 +187,23 @@ async def test_after_a_pause_only_its_own_guests_go_on(world: World) -> None:
         await eventually(lambda: world.guests.running() == {COMING: False, GONE: True}, 60)
 
     await _guarded(world, during)
+
+
+async def test_the_host_says_when_it_started(world: World) -> None:
+    async def during(_: Guard) -> None:
+        await eventually(world.alive, 60)
+        said = (await world.store.need(HostAlive, "h1")).value
+        assert "2000" < said.booted <= said.since
+
+    await _guarded(world, during)
+
+
+def test_a_host_is_as_old_as_its_first_process(tmp_path: Path) -> None:
+    age_s = 1000
+    ticks = int((time.clock_gettime(time.CLOCK_BOOTTIME) - age_s) * os.sysconf("SC_CLK_TCK"))
+    (tmp_path / "stat").write_text(f"1 (a (name) x) S {' '.join(['0'] * 18)} {ticks} 0 0")
+    before = ago_utc(age_s + 1)
+    assert before <= booted_utc(tmp_path / "stat") <= ago_utc(age_s - 1)
 
 
 async def test_a_host_that_lost_its_lease_and_is_reached_by_nobody_pauses_until_it_can_read(world: World) -> None:

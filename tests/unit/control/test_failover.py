@@ -37,6 +37,7 @@ class World:
     def __init__(self) -> None:
         self.store = MemoryStore()
         self.clock = Clock()
+        self.wall = now_utc()
         self.reached: set[str] = set()  # what witnesses say that they reach
         self.dumb: set[str] = set()  # witnesses that do not answer
 
@@ -53,8 +54,8 @@ class World:
             )
         )  # fmt: skip
 
-    async def live(self, name: str) -> None:
-        await self.store.put(HostAlive(id=name, address=f"10.0.0.{name[1:]}", since=""))
+    async def live(self, name: str, booted: str = "") -> None:
+        await self.store.put(HostAlive(id=name, address=f"10.0.0.{name[1:]}", since="", booted=booted))
 
     async def die(self, *names: str) -> None:
         for name in names:
@@ -88,7 +89,7 @@ class World:
     @asynccontextmanager
     async def leader(self, *, led: bool = True) -> AsyncIterator[Failover]:
         placer = Placer(self.store)
-        service = Failover(self.store, placer, self, clock=self.clock)
+        service = Failover(self.store, placer, self, clock=self.clock, wall=lambda: self.wall)
         tasks = [asyncio.create_task(placer.run()), asyncio.create_task(service.run())]
         try:
             await eventually(lambda: service.collector.ready, LIMIT_S)

@@ -34,6 +34,14 @@ LED: dict[str, Any] = {"led_s": 60.0, "steady_s": 60.0}
         (Evidence(lease=False, witnesses={"h2": False}, led_s=60, steady_s=1.9), "unknown", "etcd did not answer"),
         (Evidence(lease=False, witnesses={"h2": False}, led_s=60, steady_s=float("-inf")), "unknown", "etcd"),
         (Evidence(lease=True, storage_dead=True, led_s=1, steady_s=1), "unknown", "waits"),
+        # all were off, and this one is late
+        (
+            Evidence(lease=False, witnesses={"h2": False}, awaited="anew", **LED),
+            "awaited",
+            "h2 cannot reach it; it was away",
+        ),
+        (Evidence(lease=False, witnesses={"h2": True}, awaited="anew", **LED), "silent", "h2 reaches it"),
+        (Evidence(lease=False, witnesses={"h2": None}, awaited="anew", **LED), "silent", "no witness could be asked"),
         # storage: the host's fault only while the others have none
         (Evidence(lease=True, storage_dead=True, **LED), "failed", "which other hosts do"),
         (Evidence(lease=True, storage_dead=True, others_storage_fine=False, **LED), "alive", "neither do others"),

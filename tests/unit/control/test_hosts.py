@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from yuntai.api.operator_hosts import jailed_until
+from yuntai.api.operator_hosts import awaited_until, jailed_until
 from yuntai.control import removals
 from yuntai.control.drains import AGAIN_FIRST_S, MOVES_MAX, Drains
 from yuntai.control.errors import ApiError
@@ -16,7 +16,7 @@ from yuntai.control.placer import fleet_of
 from yuntai.control.requests import hosts
 from yuntai.control.requests.types import Caller
 from yuntai.control.scheduler import Fleet, Placement, Request
-from yuntai.model.base import Record
+from yuntai.model.base import Record, now_utc
 from yuntai.model.cluster import ChunkServer, Gateway, Host, HostPool, Job, Volume
 from yuntai.model.compute import Instance
 from yuntai.model.joining import RemovedHost
@@ -179,6 +179,22 @@ async def test_a_forgiven_host_takes_instances_at_once() -> None:
     assert await hosts.forgive(store, CALLER, "h1") == 0
     with pytest.raises(ApiError, match=r"InvalidHostId\.NotFound"):
         await hosts.forgive(store, CALLER, "h9")
+
+
+async def test_an_awaited_host_is_given_more_time_or_none() -> None:
+    store = MemoryStore()
+    await store.put(host("h1", status="down", awaited_until="2999-01-01T00:00:00Z"))
+    shown = awaited_until((await store.need(Host, "h1")).value)
+    assert shown == "2999-01-01T00:00:00Z"
+    until = await hosts.wait_for(store, CALLER, "h1", 30)
+    assert now_utc() < until < shown
+    assert (await store.need(Host, "h1")).value.awaited_until == until
+    await hosts.wait_for(store, CALLER, "h1", 0)
+    after = (await store.need(Host, "h1")).value
+    assert after.awaited_since, "that it was decided stays known: it is not awaited a second time"
+    assert awaited_until(after) == ""
+    with pytest.raises(ApiError, match="is not awaited"):
+        await hosts.wait_for(store, CALLER, "h1", 5)
 
 
 LEFT: list[tuple[Record, str]] = [

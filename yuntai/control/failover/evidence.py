@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from yuntai import log
 from yuntai.compute.witness import witnesses_of
+from yuntai.control.failover.returning import awaited, most_started
 from yuntai.control.failover.verdict import Evidence, storage_fine
-from yuntai.model.base import Record
+from yuntai.model.base import Record, now_utc
 from yuntai.model.cluster import Host, HostAlive
 from yuntai.state import Deleted, Put, Reset, StateError
 
@@ -48,10 +49,17 @@ class Witnessing:
 class Collector:
     """Gathers while :meth:`run` runs. ``changed`` is set whenever something is known anew."""
 
-    def __init__(self, store: Store, asker: Asker, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        store: Store,
+        asker: Asker,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], str] = now_utc,
+    ) -> None:
         self._store = store
         self._asker = asker
         self._clock = clock
+        self._wall = wall
         self._began = clock()
         self._steady_since = self._began
         self._asked: dict[str, Witnessing] = {}
@@ -59,6 +67,7 @@ class Collector:
         self._ready: set[type[Record]] = set()
         self.hosts: dict[str, Host] = {}
         self.alive: dict[str, HostAlive] = {}
+        self._most_started = ""
         self.missed: dict[str, float] = {}  # host without a lease → since when, on this clock
         self.changed = asyncio.Event()
 
@@ -91,6 +100,7 @@ class Collector:
             witnesses=None if lease else self._witnesses(host.id, now),
             storage_dead=bool(host.storage_dead_since),
             others_storage_fine=storage_fine(host.id, dead),
+            awaited="no" if lease else awaited(host, self._most_started, self._wall()),
         )
 
     def _witnesses(self, host: str, now: float) -> dict[str, bool | None] | None:
@@ -133,6 +143,7 @@ class Collector:
             for host, record in self.hosts.items()
             if record.guarded and host not in self.alive
         }
+        self._most_started = most_started([one.booted for one in self.alive.values()])
         for gone in set(self._asked) - set(self.missed):
             task = self._asked.pop(gone).task
             if task is not None:

@@ -15,6 +15,7 @@ from yuntai.control.failover.evidence import Collector
 from yuntai.control.failover.judge import Judge
 from yuntai.control.failover.move_all import Mover
 from yuntai.control.failover.verdict import Verdict, verdict
+from yuntai.model.base import now_utc
 from yuntai.state import StateError
 
 if TYPE_CHECKING:
@@ -39,9 +40,10 @@ class Failover:
         *,
         fences: Sequence[Any] = (),
         clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], str] = now_utc,
     ) -> None:
-        self.collector = Collector(store, asker, clock)
-        self._judge = Judge(store, fences, clock)
+        self.collector = Collector(store, asker, clock, wall)
+        self._judge = Judge(store, fences, clock, wall)
         self._mover = Mover(store, placer, fences, clock)
 
     async def run(self) -> None:

@@ -4,6 +4,8 @@ A host is called failed in two cases: its lease has ended, and of the witnesses 
 or its lease is there but it has not reached the block store for a while, which the others do. Nothing is judged by a
 leader that has not led, or not been sure of etcd, for as long as a lease lasts: until then a missing lease may only
 mean that nobody could renew it. With the control plane or etcd down nothing is judged at all, and nothing moves.
+
+A host that was switched off with all the others, and comes back later than they do, is awaited (:mod:`.returning`).
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from yuntai.model.cluster import HOST_LEASE_S
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from yuntai.control.failover.returning import Awaited
 
 STEADY_S = 2.0  # so long etcd must have answered without a break; a lease outlives its outages by itself
 FLAP_WINDOW_S = 3600.0
@@ -34,14 +38,16 @@ class Evidence:
     witnesses: Mapping[str, bool | None] | None = None  # None = not asked yet
     storage_dead: bool = False
     others_storage_fine: bool = True
+    awaited: Awaited = "no"  # all were off together, and this host has time to come back
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """``unknown``: it is too early to say; ``silent``: no lease, but not failed for certain."""
+    """``unknown``: too early to say; ``silent``: no lease, but not failed for certain; ``awaited``: failed, or late."""
 
-    state: Literal["unknown", "alive", "silent", "failed"]
+    state: Literal["unknown", "alive", "silent", "awaited", "failed"]
     why: str = ""
+    anew: bool = False  # awaited: it is still to be said until when
 
 
 def verdict(known: Evidence) -> Verdict:
@@ -60,7 +66,10 @@ def verdict(known: Evidence) -> Verdict:
     asked = sorted(one for one, reached in known.witnesses.items() if reached is False)
     if not asked:
         return Verdict("silent", "its lease has ended, and no witness could be asked")
-    return Verdict("failed", f"its lease has ended, and {', '.join(asked)} cannot reach it")
+    why = f"its lease has ended, and {', '.join(asked)} cannot reach it"
+    if known.awaited == "no":
+        return Verdict("failed", why)
+    return Verdict("awaited", f"{why}; it was away when most hosts started", anew=known.awaited == "anew")
 
 
 def _by_storage(known: Evidence) -> Verdict:

@@ -11,7 +11,7 @@ from yuntai.control import cpu_baseline, errors
 from yuntai.control.errors import ApiError
 from yuntai.control.requests.base import transact
 from yuntai.control.unit import Unit
-from yuntai.model.base import now_utc
+from yuntai.model.base import ago_utc, now_utc
 from yuntai.model.cluster import ChunkServer, Gateway, Host, HostPool, Volume
 from yuntai.model.compute import Instance
 from yuntai.model.joining import RemovedHost
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 DOMAIN = "hosts"
 """What changes who is a host, or what a pool promises, passes here one after the other."""
 LABELS_MAX = 32
+AWAIT_MINUTES_MAX = 24 * 60
 NAMED_MAX = 5
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}")
 _VALUE = re.compile(r"[ -~]{0,63}")
@@ -62,6 +63,27 @@ async def forgive(store: Store, caller: Caller, host_id: str) -> int:
         return len(host.downs)
 
     return await transact(store, caller, body, int)
+
+
+async def wait_for(store: Store, caller: Caller, host_id: str, minutes: int) -> str:
+    """Set how long from now a host is awaited that was off with all others; return until when that is."""
+    if not 0 <= minutes <= AWAIT_MINUTES_MAX:
+        raise errors.invalid("Minutes", minutes, f"choose 0 (it is failed now) to {AWAIT_MINUTES_MAX}")
+
+    async def body(unit: Unit) -> str:
+        host = await need_host(unit, host_id)
+        if host.awaited_until <= now_utc():
+            raise ApiError(
+                "IncorrectHostStatus",
+                f"The host {host_id} is not awaited: that is only one that was off with all others and is not back "
+                "yet; `yuntai host list` shows which are.",
+                errors.CONFLICT,
+            )
+        until = ago_utc(-60.0 * minutes)
+        unit.put(msgspec.structs.replace(host, awaited_since=now_utc(), awaited_until=until))
+        return until
+
+    return await transact(store, caller, body, str)
 
 
 async def label(
