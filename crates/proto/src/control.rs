@@ -59,6 +59,9 @@ pub struct OpenVolume {
     /// What other disks made from the same source read first: copied before the rest. In the order of reading.
     #[serde(default)]
     pub boot_set: Vec<BlockRange>,
+    /// Servers whose disks the operator has declared lost: what only they had is not waited for while they are away.
+    #[serde(default)]
+    pub given_up: Vec<ServerId>,
     /// With `read_only`: the store's own work goes on all the same. `None` (an older master): nothing but reads.
     #[serde(default)]
     pub upkeep: Option<Upkeep>,

@@ -179,6 +179,7 @@ impl Master {
             prefer,
             moves: self.wanted(volume).iter().copied().collect(),
             boot_set: Vec::new(),
+            given_up: Vec::new(),
             upkeep: None,
         }
     }

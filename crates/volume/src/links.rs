@@ -162,6 +162,8 @@ impl Volume {
         let Some(link) = server.dialer.link.as_mut() else { return };
         (link.state, link.since) = (LinkState::Ready, now);
         let told = link.layers;
+        // It is back all the same: from now on it is waited for like any other.
+        self.spec.given_up.retain(|given_up| *given_up != id);
         self.heal_claimed(id);
         if told != self.spec.parents.len() {
             self.tell_layers(id);

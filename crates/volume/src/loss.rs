@@ -7,7 +7,7 @@
 //!
 //! Lost is only what nobody can bring back. Every replica that counts must be in reach and have said that it has not got
 //! it, and one that does not count, because it was away, may have it: it is waited for, however long it takes, until it
-//! is back and has tried (or is back with an empty disk). The mark keeps the checksum where it is known, so that a
+//! is back and has tried (or is back with an empty disk), or until the operator says that its disk is gone. The mark keeps the checksum where it is known, so that a
 //! replica which has the block after all is known by it, and the others are healed from there.
 
 use bytes::Bytes;
@@ -70,21 +70,36 @@ impl Volume {
             if chunk.required >> index & 1 == 1 {
                 return !ready || chunk.whole >> index & 1 == 0;
             }
+            if self.is_given_up(*server) {
+                return false;
+            }
             !ready || !self.heals.lacking.contains(&(number, *server)) || (takes_over && member(*index))
         };
         let others = chunk.replicas.iter().map(|replica| replica.server).enumerate().filter(|(_, id)| *id != dest);
         others.into_iter().find(may).map(|(_, id)| id)
     }
 
+    /// The operator has declared its disk lost, and it has not come back all the same. While it counts this says nothing:
+    /// the master takes it out of the in-sync set first.
+    fn is_given_up(&self, id: ServerId) -> bool {
+        self.spec.given_up.contains(&id) && !self.servers[&id].dialer.ready()
+    }
+
     /// The block for which a read cannot be answered: every replica counts and has said that it is damaged there. One
-    /// that does not count may be on its way with it: the reader waits.
+    /// that does not count may be on its way with it, unless it was given up: the reader waits.
     pub(crate) fn lost_block(&self, id: u64) -> Option<usize> {
         let job = self.reads.get(&id).filter(|job| job.stage == Stage::Own)?;
         let (Purpose::Piece(_) | Purpose::Merge(_)) = job.purpose else { return None };
         let block = job.bad.first()?.1;
         let chunk = &self.chunks[job.chunk as usize];
-        let lacks =
-            |(index, server): (usize, ServerId)| chunk.required >> index & 1 == 1 && job.bad.contains(&(server, block));
+        let lacks = |(index, server): (usize, ServerId)| {
+            let counts = chunk.required >> index & 1 == 1;
+            if counts {
+                job.bad.contains(&(server, block))
+            } else {
+                self.is_given_up(server)
+            }
+        };
         chunk.replicas.iter().map(|replica| replica.server).enumerate().all(lacks).then_some(block)
     }
 

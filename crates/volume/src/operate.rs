@@ -137,6 +137,8 @@ impl Volume {
             (mine.token, mine.hydrate) = (upkeep.token, upkeep.hydrate);
         }
         self.refresh_sources(spec.sources);
+        let back = |id: &ServerId| self.servers.get(id).is_some_and(|server| server.dialer.ready());
+        self.spec.given_up = spec.given_up.into_iter().filter(|id| !back(id)).collect();
         let newly_stale: Vec<ServerId> = spec.stale.into_iter().filter(|id| !self.stale.contains(id)).collect();
         for number in known..self.chunks.len() {
             for index in 0..self.chunks[number].replicas.len() {

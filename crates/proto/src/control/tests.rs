@@ -28,6 +28,7 @@ fn open() -> OpenVolume {
         prefer: vec![],
         moves: vec![],
         boot_set: vec![],
+        given_up: Vec::new(),
         upkeep: None,
     }
 }

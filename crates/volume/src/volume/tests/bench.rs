@@ -65,6 +65,7 @@ pub fn spec(stale: &[u32]) -> OpenVolume {
         prefer: Vec::new(),
         moves: Vec::new(),
         boot_set: Vec::new(),
+        given_up: Vec::new(),
         upkeep: None,
     }
 }

@@ -111,6 +111,79 @@ fn who_was_asked_by_a_heal_before_is_asked_again_by_a_rebuild() {
     assert!(!bench.servers[&2].damaged.contains(&(0, 0)), "server 1 has it");
 }
 
+/// The master tells that the operator has declared server 2 lost.
+fn give_up(bench: &mut Bench) {
+    let mut spec = bench.volume.spec().clone();
+    (spec.stale, spec.given_up) = (vec![2], vec![2]);
+    bench.control(ControlRequest::Reopen(Box::new(spec)));
+}
+
+/// Server 2 is away and has block 2, which has rotted at both others.
+fn one_away_has_it() -> Bench {
+    let mut bench = both_damaged();
+    for server in [1, 3] {
+        bench.servers.get_mut(&server).unwrap().damaged = [(0, 2)].into();
+    }
+    bench
+}
+
+#[test]
+fn nobody_waits_for_one_that_was_given_up_and_it_is_heard_if_it_comes_back() {
+    let mut bench = one_away_has_it();
+    let read = read_of(&mut bench, 2);
+    bench.pass_ms(60_000);
+    assert_eq!(bench.answer(read), None, "it may come back");
+    give_up(&mut bench);
+    bench.pass_ms(1_000);
+    assert_eq!(bench.answer(read), LOST);
+    assert_eq!(bench.read(BLOCK as u64, BLOCK), vec![21; BLOCK], "only that block is lost");
+    bench.mode(2, Mode::Up);
+    bench.pass_ms(10_000);
+    assert_eq!(bench.read(2 * BLOCK as u64, BLOCK), vec![12; BLOCK], "it had it after all");
+    bench.mode(2, Mode::Down);
+    let read = read_of(&mut bench, 2);
+    bench.pass_ms(60_000);
+    assert_eq!(bench.answer(read), None, "it is waited for like any other now");
+    bench.mode(2, Mode::Up);
+    bench.pass_ms(10_000);
+    for server in [1, 3] {
+        bench.control(ControlRequest::Heal { server, chunks: vec![0] });
+    }
+    bench.pass_ms(10_000);
+    bench.mode(2, Mode::Down);
+    bench.pass_ms(10_000);
+    assert_eq!(bench.read(2 * BLOCK as u64, BLOCK), vec![12; BLOCK], "the others have it from there");
+}
+
+#[test]
+fn its_place_is_taken_without_what_only_it_had() {
+    let mut bench = one_away_has_it();
+    let servers = (1..=4).map(|id| (id, format!("s{id}"))).collect();
+    bench.control(ControlRequest::Moves { moves: vec![Move { chunk: 0, from: 2, to: 4 }], servers });
+    bench.pass_ms(60_000);
+    assert!(bench.master.placed.is_empty(), "server 2 may bring block 2 back");
+    give_up(&mut bench);
+    bench.pass_ms(20_000);
+    assert_eq!(bench.master.placed.len(), 1, "{:?}", bench.master.heard);
+    assert_eq!(bench.servers[&4].damaged, [(0, 2)].into(), "that block is lost, and no other");
+    let read = read_of(&mut bench, 2);
+    bench.pass_ms(1_000);
+    assert_eq!(bench.answer(read), LOST);
+    assert_eq!(bench.read(0, 2 * BLOCK), [vec![20; BLOCK], vec![21; BLOCK]].concat());
+}
+
+#[test]
+fn one_that_counts_is_waited_for_though_it_was_given_up() {
+    let mut bench = one_damaged();
+    bench.mode(2, Mode::Down);
+    let mut spec = bench.volume.spec().clone();
+    spec.given_up = vec![3];
+    bench.control(ControlRequest::Reopen(Box::new(spec)));
+    let read = read_of(&mut bench, 0);
+    bench.pass_ms(60_000);
+    assert_eq!(bench.answer(read), None, "the master has not taken it out of the in-sync set");
+}
+
 /// Server 1 is all that can be reached of those that count, and its block is damaged.
 fn one_damaged() -> Bench {
     let mut bench = Bench::new(&[2]);
