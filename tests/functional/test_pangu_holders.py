@@ -225,6 +225,39 @@ async def test_a_heal_ends_although_its_only_source_is_damaged_too(cluster: Pang
     await lost
 
 
+async def test_only_what_a_server_alone_had_is_lost_when_it_is_given_up(cluster: PanguCluster) -> None:
+    client = cluster.client
+    volume = await client.create_volume(64 * MIB)
+    uri = await client.connect(volume.id, "h1")
+    await qemu_io(uri, "write -P 0x5a 0 256k", "flush")
+    cluster.kill("cs-3")
+    await qemu_io(uri, "write -P 1 1M 4k", "flush")
+    for number in (1, 2):
+        flip(cluster.folder / "chunks" / str(number), b"\x5a" * (256 << 10), (0,))
+    reading = asyncio.create_task(qemu_io(uri, "read 0 4k", within_s=240))
+
+    async def named() -> bool:
+        checks = (await client.operate("health"))["checks"]
+        return any("`yuntai pangu server give-up cs-3`" in check["detail"] for check in checks)
+
+    await eventually(named, "health names the way out")
+    assert not reading.done(), "cs-3 may come back with it"
+    order = {"server": "cs-3", "data_is_lost": True}
+    await eventually(lambda: client.operate("give_up", order), "cs-3 is taken for away, and is given up")
+    with pytest.raises(AssertionError, match="Input/output error"):
+        await reading
+    await qemu_io(uri, "read -P 0x5a 4k 252k", "read -P 1 1M 4k", "write -P 2 2M 4k", "flush")
+    # It is back with its disk after all: it is compared with the others before it counts, and has the block.
+    cluster.start_chunkserver(3)
+
+    async def whole() -> bool:
+        (server,) = [one for one in await client.chunkservers() if one.id == "cs-3"]
+        return server.admitted and not server.given_up and not (await client.volume(volume.id)).stale
+
+    await eventually(whole, "cs-3 counts again")
+    await qemu_io(uri, "read -P 0x5a 0 256k", "read -P 2 2M 4k", within_s=240)
+
+
 async def test_a_closed_volume_is_repaired_from_its_last_whole_replica(cluster: PanguCluster) -> None:
     """One server missed writes, and the other in-sync one is gone: the third has everything, and gives it."""
     client = cluster.client

@@ -12,7 +12,7 @@ from yuntai.api.errors import invalid_parameter
 from yuntai.api.registry import YUNTAI, Call, action
 
 TOPICS = ("work", "health", "settings")
-ORDERS = ("settings", "drain", "balance", "scrub", "salvage")
+ORDERS = ("settings", "drain", "balance", "scrub", "salvage", "give_up")
 
 
 @action(YUNTAI, "DescribePangu", "Topic!", "Report", operator=True)

@@ -233,7 +233,19 @@ def salvage(
     _order("salvage", volume=volume, chunk=chunk)
 
 
+@server.command("give-up")
+def server_give_up(
+    server_id: Annotated[str, typer.Argument(metavar="CS-N")],
+    yes: Annotated[bool, typer.Option("--yes-its-data-is-lost", help="do not ask")] = False,
+) -> None:
+    """Declare that the disk of a chunk server is gone for good: nothing waits any more for what only it had."""
+    if not yes:
+        typer.confirm(f"What only {server_id} has will be lost, also if it comes back later. Go on?", abort=True)
+    volumes = _order("give_up", server=server_id, data_is_lost=True)["volumes"]
+    out.print(f"{server_id} is given up; {len(volumes)} volumes go on without it")
+
+
 @server.command("remove")
 def server_remove(server_id: Annotated[str, typer.Argument(metavar="CS-N")]) -> None:
-    """Forget a chunk server that was drained and will not come back."""
+    """Forget a chunk server that was drained or given up, and will not come back."""
     Api().operator("RemoveChunkServer", ChunkServerId=server_id)

@@ -136,6 +136,7 @@ class ChunkServer(Record, frozen=True, kw_only=True):
     store: str = ""  # the name of the store on its disk; another one means that the disk was replaced
     admitted: bool = True  # gateways are let in; false while a new store waits until nothing counts on the old one
     down_since: str = ""  # while it does not answer: since when
+    given_up: str = ""  # since when its disk is declared lost; "" once a store of it was admitted (again)
 
 
 class Gateway(Record, frozen=True, kw_only=True):

@@ -14,6 +14,9 @@ In this order, each step in etcd or durable at the server before the next:
 5. the server is told to let gateways in, and the record says so.
 
 What is missing is then copied there by whoever has the volume open, as after any absence.
+
+A server that the operator gave up (:mod:`yuntai.pangu.operations`) was not admitted any more from then on. If it comes
+back it goes through the same, even with the disk that it had.
 """
 
 from __future__ import annotations
@@ -76,10 +79,11 @@ class Admission:
             _log.error("a disk was exchanged for one of another server", server=record.id, store=status.store)
         if record.admitted or record.store != status.store:
             await self._write(record.id, status.store, admitted=False)
-        await self._discount(number)
-        for volume in [one.value for one in await self._office.store.list(Volume)]:
-            if rules.holder(volume) and volume.state != "deleting":
-                await self._end_joining(volume.id, number)
+        for volume in await self.discount(number, "its disk was replaced"):
+            await self._tell(volume)
+        for one in [one.value for one in await self._office.store.list(Volume)]:
+            if rules.holder(one) and one.state != "deleting":
+                await self._end_joining(one.id, number)
         await self._servers.call(number, {"op": "admit", "store": status.store}, ADMIT_TIMEOUT_S)
         self._servers.note_admitted(number)
         await self._write(record.id, status.store, admitted=True)
@@ -91,12 +95,12 @@ class Admission:
 
     async def _write(self, server: str, store: str, *, admitted: bool) -> None:
         def change(record: ChunkServer) -> ChunkServer:
-            return replace(record, store=store, admitted=admitted)
+            return replace(record, store=store, admitted=admitted, given_up="" if admitted else record.given_up)
 
         await self._office.store.update(ChunkServer, server, change, guard=[self._office.guard])
 
-    async def _discount(self, number: int) -> None:
-        """Take the server out of the in-sync set of every volume with a replica there, and tell who reads there."""
+    async def discount(self, number: int, reason: str) -> list[str]:
+        """Take the server out of the in-sync set of every volume with a replica there; return these volumes."""
         placed = {
             record.value.id.partition(".")[0]
             for record in await self._office.store.list(Placement)
@@ -104,12 +108,11 @@ class Admission:
         }
         for volume in sorted(placed):
             try:
-                await self._office.change(volume, lambda current: rules.replaced_disk(current, number))
-                _log.warning("a disk was replaced: its replicas count no more", volume=volume, server=f"cs-{number}")
+                await self._office.change(volume, lambda current: rules.discount(current, number, reason))
+                _log.warning("its replicas count no more", volume=volume, server=f"cs-{number}", reason=reason)
             except NotFound:
                 continue
-        for volume in sorted(placed):
-            await self._tell(volume)
+        return sorted(placed)
 
     async def _end_joining(self, volume_id: str, number: int) -> None:
         async with self._office.lock(volume_id):

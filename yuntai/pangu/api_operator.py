@@ -8,7 +8,7 @@ import msgspec
 
 from yuntai.pangu import health, work
 from yuntai.pangu.errors import Invalid
-from yuntai.pangu.requests import Balance, Drain, Salvage, Scrub, Set
+from yuntai.pangu.requests import Balance, Drain, GiveUp, Salvage, Scrub, Set
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -31,6 +31,7 @@ def routes() -> list[tuple[str, str, Callable[[Session, web.Request, bytes], Awa
         ("POST", "/v1/pangu/balance", _balance),
         ("POST", "/v1/pangu/scrub", _scrub),
         ("POST", "/v1/pangu/salvage", _salvage),
+        ("POST", "/v1/pangu/give_up", _give_up),
         ("DELETE", "/v1/chunkservers/{id}", _remove),
     ]
 
@@ -76,6 +77,11 @@ async def _salvage(session: Session, _request: web.Request, raw: bytes) -> Any:
     wanted = _body(Salvage, raw)
     await session.operations.salvage(wanted.volume, wanted.chunk)
     return {}
+
+
+async def _give_up(session: Session, _request: web.Request, raw: bytes) -> Any:
+    wanted = _body(GiveUp, raw)
+    return {"volumes": await session.operations.give_up(wanted.server, data_is_lost=wanted.data_is_lost)}
 
 
 async def _remove(session: Session, request: web.Request, _raw: bytes) -> Any:

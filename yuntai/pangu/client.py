@@ -216,7 +216,7 @@ class PanguClient:
         """Ask what only the operator asks; the table is in :func:`yuntai.pangu.api_operator.routes`.
 
         ``work``, ``health``, ``settings`` without a body; with one ``settings``, ``drain``, ``balance``, ``scrub``,
-        ``salvage``.
+        ``salvage``, ``give_up``.
         """
         method = "GET" if body is None else "POST"
         return convert(await self.request(method, f"/v1/pangu/{what}", body), dict[str, Any])

@@ -31,7 +31,9 @@ class Lost(NamedTuple):
     chunk: int
     block: int
     others: tuple[int, ...]
-    """Servers of the chunk that do not count or do not answer: they may have it, and are waited for."""
+    """Servers of the chunk that do not count or do not answer: they may have it, and are waited for.
+
+    Not so those that were given up."""
 
 
 class Healing:
@@ -61,6 +63,7 @@ class Healing:
         """
         named: dict[tuple[str, int], dict[int, frozenset[int]]] = {}
         answering = self._servers.statuses()
+        given_up = {number for number, one in self._servers.by_number().items() if one.given_up} - answering.keys()
         for number, status in answering.items():
             for one in status.damaged:
                 named.setdefault((volume_id(one.volume), one.chunk), {})[number] = frozenset(one.named)
@@ -70,9 +73,10 @@ class Healing:
             if record is None or chunk >= len(chunks):
                 continue
             counting = [number for number in rules.in_sync(chunks[chunk], record.stale) if number in answering]
+            out = {int(number) for number in record.stale}
             if counting and all(number in by_server for number in counting):
                 blocks = frozenset.intersection(*(by_server[number] for number in counting))
-                others = tuple(sorted(set(chunks[chunk]) - set(counting)))
+                others = tuple(sorted(set(chunks[chunk]) - set(counting) - (given_up & out)))
                 found += [Lost(volume, chunk, block, others) for block in blocks]
         return sorted(found)
 

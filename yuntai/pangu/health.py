@@ -135,11 +135,16 @@ def _data(data: Data) -> Check:
 def _servers(session: Session) -> Iterator[Check]:
     wrong: list[str] = []
     notes: list[str] = []
+    given_up: list[str] = []
     grace_s = session.tuning.of("repair_after_s")
     statuses = session.servers.statuses()
     for one in session.servers.records():
         away_s = session.servers.away_s(one)
         left = session.mover.left.get(one.number, 0)
+        if one.given_up and away_s:
+            rest = f"{left} replicas have to be rebuilt elsewhere" if left else "nothing has its place there any more"
+            given_up.append(f"{one.id} was given up at {one.given_up}: {rest}")
+            continue
         if away_s > grace_s:
             wrong.append(f"{one.id} is lost since {one.down_since}; {left} replicas have to be rebuilt elsewhere")
         elif away_s:
@@ -153,6 +158,7 @@ def _servers(session: Session) -> Iterator[Check]:
             wrong.append(f"the disk of {one.id} had lost what it had promised to keep when it was last started")
     yield _check("chunk servers", WARNING, wrong)
     yield _check("drain", NOTE, notes)
+    yield _check("given up", NOTE, given_up)
     racks = {one.rack for one in session.servers.records() if one.state == "up"}
     if len(racks) < REPLICAS:
         yield Check("racks", WARNING, f"servers are up in {len(racks)} racks; new chunks need {REPLICAS}")
@@ -189,7 +195,8 @@ def _lost(one: Lost) -> str:
     others = ", ".join(f"cs-{number}" for number in one.others)
     return (
         f"{where} is damaged on every replica that counts and answers; {others} may have it, and whoever reads it "
-        "waits: bring it back, or start it with an empty disk if its own is gone"
+        "waits: bring it back; if its disk is gone for good, start it with an empty one, or say so: "
+        f"`yuntai pangu server give-up cs-{one.others[0]}`"
     )
 
 

@@ -102,6 +102,7 @@ async def open_request(
         "placement": [list(replicas) for replicas in chunks],
         "servers": addresses([*chunks, *((move.to,) for move in moves)], servers),
         "stale": sorted(int(server) for server in volume.stale),
+        "given_up": sorted(server.number for server in servers.values() if server.given_up),
         "sources": [_source(link, servers, signer) for link in sources],
         "hydrated_chunks": volume.hydrated_chunks if sources else chunk_count(volume.size_bytes),
         "export": volume.id if volume.state == "attached" else "",

@@ -168,6 +168,7 @@ class Mover:
             # Rather this master is cut off than most servers have died within the grace time of one another.
             _log.warning("most chunk servers do not answer this master: nothing is rebuilt elsewhere", lost=len(lost))
             lost = frozenset()
+        lost |= {number for number, one in records.items() if one.given_up and self._servers.away_s(one)}
         answering = frozenset(self._servers.statuses())
         await self._holdings.announce(answering)
         candidates = {one.number: one for one in self._servers.candidates()}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import replace
 
 from yuntai import log
+from yuntai.model.base import now_utc
 from yuntai.model.cluster import ChunkServer, PanguSettings, Placement
 from yuntai.pangu import planner, rules, wire
 from yuntai.pangu import settings as tunables
@@ -29,7 +30,7 @@ _log = log.get("operations")
 
 
 class Operations:
-    """Drain, balance, scrub, salvage, settings, and the removal of a server."""
+    """Drain, balance, scrub, salvage, settings, and that a server is given up or removed."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -121,17 +122,64 @@ class Operations:
                 raise Conflict(f"chunk {chunk} of {volume_id} cannot be salvaged: {error}") from error
         _log.warning("salvaged", volume=volume_id, chunk=chunk)
 
+    async def give_up(self, server_id: str, *, data_is_lost: bool) -> list[str]:
+        """Declare that a server's disk is gone for good; return the volumes that go on without it.
+
+        Nothing waits any more for what only it had. The record says so first: from then on no replica comes to count
+        there. Then no volume counts on it; then gateways hear of it, who otherwise wait for a server that may have what
+        the others lack. If it comes back it is taken for one with a new disk (:mod:`yuntai.pangu.admission`), which
+        also ends this: its replicas count again when they have been compared with the others, and not before.
+
+        Asking again does the same again.
+        """
+        number = int(_server_id(server_id)[3:])
+        if not data_is_lost:
+            raise Invalid(f"what only {server_id} has will be lost: say `data_is_lost` if that is meant")
+        session = self._session
+        await asyncio.gather(session.servers.ready(), session.atlas.ready())
+        if number not in session.servers.by_number():
+            raise NotFound(f"there is no chunk server {server_id}")
+        if number in session.servers.statuses():
+            raise Conflict(f"{server_id} answers: `yuntai pangu drain {server_id}` moves away what it has")
+        if alone := self._alone(number):
+            raise Conflict(
+                f"{server_id} has the only replica that counts of chunks of {', '.join(alone[:10])} "
+                f"({len(alone)} volumes): bring it back, or delete them"
+            )
+
+        def rule(record: ChunkServer) -> ChunkServer:
+            return replace(record, given_up=record.given_up or now_utc(), admitted=False)
+
+        written = await self._office.store.update(ChunkServer, server_id, rule, guard=[self._office.guard])
+        session.servers.note_record(written)
+        volumes = await session.admission.discount(number, "it was given up")
+        _log.warning("a server was given up", server=server_id, volumes=len(volumes))
+        for volume in filter(None, map(session.atlas.volumes.get, volumes)):
+            if rules.holder(volume):
+                session.serving.reopen_soon(rules.holder(volume), volume.id)
+        session.mover.wake()
+        return volumes
+
+    def _alone(self, number: int) -> list[str]:
+        """Return the volumes with a chunk of which only this server has a replica that counts."""
+        return [
+            volume.id
+            for volume in self._session.atlas.volumes.values()
+            if volume.state != "deleting"
+            and any(rules.in_sync(c, volume.stale) == [number] for c in set(self._session.atlas.chunks(volume.id)))
+        ]
+
     async def remove(self, server_id: str) -> None:
         """Forget a server for good. Refused while a placement names it.
 
-        It must be drained first: from then on no move to it is committed, and new chunks go elsewhere. The placements
-        are listed while no volume is being placed, so what is listed holds until the record is gone.
+        It must be drained or given up first: from then on no move to it is committed, and new chunks go elsewhere. The
+        placements are listed while no volume is being placed, so what is listed holds until the record is gone.
         """
         async with self._office.placing:
             found = await self._office.store.get(ChunkServer, _server_id(server_id))
             if found is None:
                 return
-            if found.value.state != "draining":
+            if not _leaves(found.value):
                 raise Conflict(f"{server_id} is {found.value.state}; drain it first: `yuntai pangu drain {server_id}`")
             number, holding = found.value.number, 0
             users: set[str] = set()
@@ -153,7 +201,7 @@ class Operations:
             found = await self._office.store.get(ChunkServer, server_id)
             if found is None:
                 return True
-            if found.value.state != "draining":
+            if not _leaves(found.value):
                 return False
             compare = [self._office.guard, Unchanged(found)]
             if await self._office.store.txn(compare=compare, delete=[(ChunkServer, server_id)]):
@@ -165,6 +213,10 @@ def _server_id(server: str) -> str:
     if not SERVER_ID.fullmatch(server):
         raise Invalid(f"chunk server id {server!r} is wrong: it is `cs-` and a number")
     return server
+
+
+def _leaves(record: ChunkServer) -> bool:
+    return record.state == "draining" or bool(record.given_up)
 
 
 def _drained(*, undo: bool) -> Any:

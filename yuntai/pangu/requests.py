@@ -149,6 +149,13 @@ class Scrub(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     servers: tuple[str, ...] = ()
 
 
+class GiveUp(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``POST /v1/pangu/give_up``. ``data_is_lost`` must be said."""
+
+    server: str
+    data_is_lost: bool = False
+
+
 class Salvage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``POST /v1/pangu/salvage``."""
 

@@ -218,12 +218,12 @@ def degrade(volume: Volume, host: str, generation: int, chunks: Iterable[Replica
     return Answer("stale", replace(volume, stale=stale))
 
 
-def replaced_disk(volume: Volume, server: int) -> Volume:
+def discount(volume: Volume, server: int, reason: str) -> Volume:
     """Take ``server`` out of the in-sync set because what it had is gone.
 
     Unlike :func:`degrade` it asks not how many are left: counting a replica that is not there helps nobody.
     """
-    return replace(volume, stale={**volume.stale, str(server): "its disk was replaced"})
+    return replace(volume, stale={**volume.stale, str(server): reason})
 
 
 def readmit(volume: Volume, host: str, generation: int, server: int) -> Answer:

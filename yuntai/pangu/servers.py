@@ -163,6 +163,12 @@ class Servers:
             self._live_until = now + LIVE_S
         return self._live
 
+    def note_record(self, record: ChunkServer) -> None:
+        """Note what was just written, before the store says so."""
+        if record.id in self._servers:
+            self._servers[record.id].record = record
+            self._live_until = 0.0
+
     def note_admitted(self, number: int) -> None:
         """Note what a server was just told, before it says so itself."""
         server = self._servers.get(f"cs-{number}")

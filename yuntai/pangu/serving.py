@@ -19,6 +19,7 @@ from yuntai.state import StateError
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
+    from yuntai.model.cluster import ChunkServer
     from yuntai.pangu.atlas import Atlas
     from yuntai.pangu.gateways import Gateways
     from yuntai.pangu.mover import Mover
@@ -44,7 +45,7 @@ class Serving:
         self._slots = asyncio.Semaphore(REOPENS_AT_ONCE_MAX)
         self._tasks: set[asyncio.Task[None]] = set()
         self._told_at: dict[str, float] = {}  # volume → when its gateway last got tokens and addresses
-        self._told_addresses: dict[str, dict[int, str]] = {}
+        self._told_servers: dict[str, dict[int, tuple[str, str]]] = {}
 
     async def open(self, volume: Volume) -> str:
         """Have the volume's holder serve it under its present generation; return the path of the NBD socket.
@@ -64,7 +65,7 @@ class Serving:
             raise Conflict(f"the gateway of {host} refuses to open {volume.id}: {error}") from error
         self.mover.noted(volume.id, volume.generation, moves)
         self._told_at[volume.id] = time.monotonic()
-        self._told_addresses[volume.id] = {number: server.address for number, server in servers.items()}
+        self._told_servers[volume.id] = _told_of(servers)
         await self._settle(volume)
         return str(opened["socket"])
 
@@ -195,12 +196,14 @@ class Serving:
         await self.open(granted)
 
     def _is_old(self, record: Volume) -> bool:
-        told = self._told_addresses.get(record.id)
+        told = self._told_servers.get(record.id)
         if told is None:
             # Another master opened it; when it comes to telling again is not known, so now.
             return True
-        now = {number: server.address for number, server in self._servers.by_number().items()}
-        return now != told or time.monotonic() - self._told_at.get(record.id, 0.0) > REFRESH_S
+        return (
+            _told_of(self._servers.by_number()) != told
+            or time.monotonic() - self._told_at.get(record.id, 0.0) > REFRESH_S
+        )
 
     async def finish_snapshots(self, volume: Volume) -> Volume:
         """Tell the gateway about a head that it may not know, and mark the snapshots below it done."""
@@ -255,6 +258,11 @@ class Serving:
             await self.gateways.call(host, request, OPEN_TIMEOUT_S)
         except wire.Refused as error:
             raise Unavailable(f"the gateway of {host} could not take the snapshot now: {error}") from error
+
+
+def _told_of(servers: dict[int, ChunkServer]) -> dict[int, tuple[str, str]]:
+    """Return what an open tells of the servers and a gateway must hear when it changes."""
+    return {number: (server.address, server.given_up) for number, server in servers.items()}
 
 
 def _done_below(head: int) -> Callable[[Volume], Volume]:

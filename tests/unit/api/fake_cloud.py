@@ -79,6 +79,7 @@ REPORTS: dict[str, dict[str, Any]] = {
     "balance": {"balancing": True, "from": ["cs-1"]},
     "scrub": {"begun": ["cs-1"], "refused": {"cs-2": "it is down"}},
     "salvage": {},
+    "give_up": {"volumes": ["vol-0000000000000001"]},
 }
 
 

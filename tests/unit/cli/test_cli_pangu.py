@@ -40,4 +40,7 @@ def test_orders(run: Run) -> None:
     assert "repair_after_s" in good(run("pangu", "settings"))
     good(run("pangu", "salvage", "vol-0000000000000001", "3", "--yes"))
     assert run("pangu", "salvage", "vol-0000000000000001", "3").exit_code == 1
+    given_up = good(run("pangu", "server", "give-up", "cs-2", "--yes-its-data-is-lost"))
+    assert given_up == "cs-2 is given up; 1 volumes go on without it\n"
+    assert run("pangu", "server", "give-up", "cs-2").exit_code == 1
     good(run("pangu", "server", "remove", "cs-2"))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from tests.unit.pangu.conftest import Cluster
-from tests.unit.pangu.test_master import GIB, eventually
-from tests.unit.pangu.test_repair import keep_moving
-from yuntai.model.cluster import ChunkServer
+from tests.unit.pangu.test_master import GIB, eventually, record
+from tests.unit.pangu.test_repair import chunks, keep_moving
+from yuntai.model.cluster import ChunkServer, Volume
 from yuntai.pangu.errors import Conflict, InUse, Invalid, NotFound
 from yuntai.pangu.units import volume_number
 
@@ -124,6 +126,89 @@ async def test_scrub_and_salvage_are_handed_on(wide: Cluster) -> None:
     await wide.client.operate("salvage", {"volume": volume.id, "chunk": 3})
     (sent,) = [request for request in wide.gateways["h1"].requests if request["op"] == "salvage"]
     assert (sent["volume"], sent["chunk"], sent["generation"]) == (volume_number(volume.id), 3, 1)
+
+
+async def test_a_server_is_given_up_only_where_that_is_meant_and_loses_no_whole_chunk(wide: Cluster) -> None:
+    client, volume = wide.client, await wide.client.create_volume(64 << 20)
+    (replicas,) = await chunks(wide, volume.id)
+    lost = f"cs-{replicas[0]}"
+    with pytest.raises(Invalid, match="`data_is_lost`"):
+        await client.operate("give_up", {"server": lost})
+    with pytest.raises(NotFound, match="cs-9"):
+        await client.operate("give_up", {"server": "cs-9", "data_is_lost": True})
+    with pytest.raises(Conflict, match="drain"):
+        await client.operate("give_up", {"server": lost, "data_is_lost": True})
+    await wide.servers[replicas[0] - 1].stop()
+    stale = {str(number): "missed a write" for number in replicas[1:]}
+    await wide.store.update(Volume, volume.id, lambda record: replace(record, stale=stale))
+    await eventually(lambda: _refused(wide, lost, f"the only replica that counts of chunks of {volume.id}"))
+    assert not (await wide.store.need(ChunkServer, lost)).value.given_up
+
+
+async def _refused(cluster: Cluster, server: str, why: str) -> bool:
+    try:
+        await cluster.client.operate("give_up", {"server": server, "data_is_lost": True})
+    except Conflict as error:
+        return why in str(error)
+    raise AssertionError(f"{server} was given up")
+
+
+async def test_nothing_waits_for_a_server_that_was_given_up_and_it_returns_as_an_empty_one(wide: Cluster) -> None:
+    await wide.client.operate("settings", {"values": {"repair_after_s": 600}})
+    volume = await wide.client.create_volume(64 << 20)
+    await wide.client.attach(volume.id, "h1")
+    gateway, number = wide.gateways["h1"], volume_number(volume.id)
+    (replicas,) = await chunks(wide, volume.id)
+    server = wide.servers[replicas[0] - 1]
+    await eventually(lambda: _is(wide, server.number, lambda record: record.store == server.store))
+    for other in replicas[1:]:
+        wide.servers[other - 1].damaged = [{"volume": number, "chunk": 0, "blocks": 1, "named": [9]}]
+    await server.stop()
+    found = await eventually(lambda: _checks_with(wide, "lost blocks"))
+    assert f"`yuntai pangu server give-up cs-{server.number}`" in found["lost blocks"]
+    order = {"server": f"cs-{server.number}", "data_is_lost": True}
+    assert await wide.client.operate("give_up", order) == {"volumes": [volume.id]}
+    assert await wide.client.operate("give_up", order) == {"volumes": [volume.id]}, "asked again"
+    assert (await record(wide, volume.id)).stale == {str(server.number): "it was given up"}
+    assert await _is(wide, server.number, lambda record: bool(record.given_up) and not record.admitted)
+    opened = await eventually(lambda: gateway.open[number] if gateway.open[number]["given_up"] else None)
+    assert (opened["given_up"], opened["stale"], opened["generation"]) == ([server.number], [server.number], 1)
+    await eventually(lambda: [m["from"] for m in gateway.under_way.get(number, [])] == [server.number])
+    found = await checks(wide)
+    assert "was given up at" in found["given up"]
+    assert "is damaged on every replica: reading it is an error" in found["lost blocks"]
+    # With its old disk it comes back like one with a new disk.
+    await server.start()
+    await eventually(lambda: _is(wide, server.number, lambda record: record.admitted and not record.given_up))
+    assert (await record(wide, volume.id)).stale == {str(server.number): "its disk was replaced"}
+    assert server.asked.count("admit") == 1
+    await eventually(lambda: gateway.open[number]["given_up"] == [])
+
+
+async def test_a_server_that_was_given_up_is_removed_when_nothing_has_its_place_there(wide: Cluster) -> None:
+    volume = await wide.client.create_volume(64 << 20)
+    await wide.client.attach(volume.id, "h1")
+    (replicas,) = await chunks(wide, volume.id)
+    lost = f"cs-{replicas[0]}"
+    await wide.servers[replicas[0] - 1].stop()
+    await eventually(lambda: _given_up(wide, lost))
+    with pytest.raises(InUse, match="has its place in"):
+        await wide.client.remove_server(lost)
+    mover = asyncio.create_task(keep_moving(wide.gateways["h1"]))
+    await eventually(lambda: _removed(wide, lost))
+    mover.cancel()
+    assert replicas[0] not in (await chunks(wide, volume.id))[0]
+
+
+async def _given_up(cluster: Cluster, server: str) -> bool:
+    try:
+        return bool(await cluster.client.operate("give_up", {"server": server, "data_is_lost": True}))
+    except Conflict:
+        return False
+
+
+async def _is(cluster: Cluster, server: int, true: Callable[[ChunkServer], bool]) -> bool:
+    return true((await cluster.store.need(ChunkServer, f"cs-{server}")).value)
 
 
 async def test_balance_ends_by_itself(wide: Cluster) -> None:
