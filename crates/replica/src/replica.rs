@@ -67,6 +67,7 @@ pub struct Replica<V: Vfs> {
     actions: Vec<Action<V>>,
     checkpoint_not_before_us: u64,
     checkpoint_due_us: u64,
+    spares_due_us: u64,
     space_due_us: u64,
     pub(crate) work: Work,
     pub(crate) followed: Followed,
@@ -95,6 +96,7 @@ impl<V: Vfs> Replica<V> {
             actions: Vec::new(),
             checkpoint_not_before_us: 0,
             checkpoint_due_us,
+            spares_due_us: now.us,
             space_due_us: now.us,
             work: Work::new(now),
             followed: Followed::default(),
@@ -343,13 +345,15 @@ impl<V: Vfs> Replica<V> {
         let due = bytes >= self.config.checkpoint_bytes
             || self.store.journal_full()
             || self.store.has_doomed()
+            || self.store.has_spares_due()
             || self.store.in_place_bytes() >= 2 * self.config.checkpoint_bytes
             || now.us >= self.checkpoint_due_us;
         if !due || now.us < self.checkpoint_not_before_us || self.store.checkpointing() {
             return;
         }
         self.checkpoint_due_us = now.us + self.config.checkpoint_every_us;
-        if self.store.appended_lsn() == self.store.checkpointed_lsn() && !self.store.has_doomed() {
+        let clears = self.store.has_doomed() || self.store.has_spares_due();
+        if self.store.appended_lsn() == self.store.checkpointed_lsn() && !clears {
             return;
         }
         if let Some(job) = self.store.begin_checkpoint() {
@@ -384,6 +388,10 @@ impl<V: Vfs> Replica<V> {
                 tracing::warn!(%error, "the file system does not say how much room it has");
             }
             self.expire_claims(now);
+        }
+        if now.us >= self.spares_due_us {
+            self.spares_due_us = now.us + self.config.age_spares_every_us;
+            self.store.age_spares();
         }
         self.time_out_pulls(now);
         self.tick_work(now);

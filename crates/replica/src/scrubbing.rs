@@ -112,6 +112,9 @@ impl<V: Vfs> Replica<V> {
             return;
         }
         let damaged = job.suspects.iter().filter(|block| self.store.confirm_damage(&job.key, **block)).count();
+        if job.takes_too_much {
+            self.store.note_spare(job.key);
+        }
         let scrubbing = &mut self.work.scrubbing;
         scrubbing.found += damaged as u64;
         scrubbing.meter.add(now.us, job.bytes);

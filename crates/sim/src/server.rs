@@ -18,6 +18,9 @@ const IN_PLACE_BLOCKS_MIN: u16 = 2;
 /// The same with who writes in place.
 const WRITE_APART_BYTES_MIN: usize = 12 << 10;
 const CHECKPOINT_EVERY_US: u64 = 700_000;
+/// Some room is kept, and some is given back in the middle of things.
+const SPARE_LAYERS_MAX: usize = 6;
+const AGE_SPARES_EVERY_US: u64 = 600_000;
 
 /// One server. `replica` is none while its process does not run.
 pub struct Server {
@@ -76,6 +79,7 @@ impl Server {
         options.journal_bytes_max = JOURNAL_BYTES_MAX;
         options.in_place_blocks_min = IN_PLACE_BLOCKS_MIN;
         options.write_apart_bytes_min = WRITE_APART_BYTES_MIN;
+        options.spare_layers_max = SPARE_LAYERS_MAX;
         let store = match Store::open(self.disk.clone(), options.clone()) {
             Err(OpenError::Io(_)) => {
                 // A disk that fails once while the process starts: the supervisor starts it again.
@@ -87,6 +91,7 @@ impl Server {
         let mut config = Config::new(self.id, TOKEN_SECRET);
         config.checkpoint_bytes = CHECKPOINT_BYTES;
         config.checkpoint_every_us = CHECKPOINT_EVERY_US;
+        config.age_spares_every_us = AGE_SPARES_EVERY_US;
         self.replica = Some(Replica::new(config, store, self.now(now_us)));
         self.incarnation += 1;
         Ok(())

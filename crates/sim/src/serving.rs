@@ -200,6 +200,9 @@ impl World {
             }
             result => {
                 self.coverage.hit("a checkpoint ended");
+                if job.gave_back() {
+                    self.coverage.hit("room kept for writing in place was given back");
+                }
                 let result = result.map(|_| ());
                 self.server_event(id, ServerEvent::Checkpointed { job, result });
             }

@@ -2,7 +2,7 @@
 //!
 //! The job is made by the store, run step by step anywhere (a helper thread in the chunk server, between events in the
 //! simulator) and given back. Order is everything: journal (and what was written in place) durable → chunk files written →
-//! chunk files durable → names durable → `checkpoint` replaced → halves that are not in use any more and journal segments
+//! chunk files durable → names durable → `checkpoint` replaced → room that nobody keeps (`spares.rs`) and journal segments
 //! freed. While it runs the store serves every block of it from where the records say.
 //!
 //! A replay of the journal as it was must be possible until `checkpoint` is replaced, so this never writes to a place
@@ -21,7 +21,7 @@ use crate::garbage::Doomed;
 use crate::groups::{Half, LayerKey, Stored};
 use crate::journal::{segment_path, SyncTicket, FOLDER};
 use crate::overlay::{Run, Source};
-use crate::read::CHUNK_BLOCKS_U16;
+use crate::spares::give_back;
 use crate::store::Store;
 use crate::superblock::VOLUMES;
 use crate::table::{Row, Table, NAME};
@@ -52,7 +52,7 @@ enum Stage {
     SyncFiles,
     SyncNames,
     Table,
-    Punch,
+    GiveBack,
     Free,
     Remove,
     Done,
@@ -71,8 +71,10 @@ pub struct CheckpointJob<V: Vfs> {
     folders: BTreeSet<VolumeId>,
     table: Table,
     lost: Vec<(LayerKey, u16)>,
-    /// Layers with halves that are not in use any more.
-    to_punch: VecDeque<Work<V>>,
+    /// Layers whose room that is not in use is given back.
+    giving: BTreeSet<LayerKey>,
+    /// Those that have, and what their files take since.
+    given: Vec<(LayerKey, u64)>,
     /// What is cleared away.
     doomed: Doomed,
     gone: Doomed,
@@ -104,6 +106,9 @@ impl<V: Vfs> Store<V> {
                 layer.placed_before.clone_from(&placed);
                 // Files that were left here are made anew.
                 self.doomed.layers.remove(&key);
+                if placed.is_some() {
+                    self.spares.keep(key);
+                }
                 let (has_files, on_disk) = (layer.has_files, layer.on_disk);
                 todo.push_back(Work { key, has_files, on_disk, runs, placed, handles: None });
             }
@@ -134,7 +139,8 @@ impl<V: Vfs> Store<V> {
             folders: BTreeSet::new(),
             table: Table { next_lsn: lsn + 1, first_segment, rows },
             lost: Vec::new(),
-            to_punch: VecDeque::new(),
+            giving: self.begin_giving(),
+            given: Vec::new(),
             doomed: self.doomed.clone(),
             gone: Doomed { chunks: self.doomed.chunks.clone(), ..Doomed::default() },
             stage: Stage::Journal,
@@ -159,6 +165,7 @@ impl<V: Vfs> Store<V> {
         for (key, block) in &job.lost {
             self.mark_damaged(*key, *block);
         }
+        self.end_giving(&job.given);
         self.journal.forget_below(job.first_segment);
         self.checkpointed_lsn = job.lsn;
         self.doomed.settle(&job.gone);
@@ -170,6 +177,7 @@ impl<V: Vfs> Store<V> {
         for layer in self.chunks.values_mut().flat_map(|chunk| &mut chunk.layers) {
             layer.merge_placed();
         }
+        self.abandon_giving();
         self.checkpointing = false;
     }
 
@@ -186,6 +194,12 @@ impl<V: Vfs> CheckpointJob<V> {
     #[must_use]
     pub fn failed_in_journal(&self) -> bool {
         matches!(self.stage, Stage::Journal)
+    }
+
+    /// Room that was kept for the next write in place has been given back.
+    #[must_use]
+    pub fn gave_back(&self) -> bool {
+        !self.given.is_empty()
     }
 
     /// Do the next piece; true when all is done.
@@ -210,7 +224,7 @@ impl<V: Vfs> CheckpointJob<V> {
                 None => self.stage = Stage::SyncFiles,
             },
             Stage::SyncFiles => match self.applied.pop_front() {
-                Some(work) => self.sync(work)?,
+                Some(work) => self.sync(&work)?,
                 None => self.stage = Stage::SyncNames,
             },
             Stage::SyncNames => {
@@ -224,10 +238,10 @@ impl<V: Vfs> CheckpointJob<V> {
             }
             Stage::Table => {
                 self.write_table()?;
-                self.stage = Stage::Punch;
+                self.stage = Stage::GiveBack;
             }
-            Stage::Punch => match self.to_punch.pop_front() {
-                Some(work) => self.punch(&work),
+            Stage::GiveBack => match self.giving.pop_first() {
+                Some(key) => self.give_back(key),
                 None => self.stage = Stage::Free,
             },
             Stage::Free => {
@@ -266,7 +280,7 @@ impl<V: Vfs> CheckpointJob<V> {
         self.gone.layers.insert(key);
     }
 
-    fn sync(&mut self, work: Work<V>) -> io::Result<()> {
+    fn sync(&mut self, work: &Work<V>) -> io::Result<()> {
         let handles = work.handles.as_ref().expect("applying opened them");
         if !mutant::is("the journal is freed before the chunk files are durable") {
             handles.data.sync()?;
@@ -274,34 +288,14 @@ impl<V: Vfs> CheckpointJob<V> {
         }
         let bytes = handles.data.allocated_bytes()? + handles.entries.allocated_bytes()?;
         self.done.push((work.key, bytes));
-        if work.placed.is_some() {
-            self.to_punch.push_back(work);
-        }
         Ok(())
     }
 
-    /// Give back the halves that nobody needs any more. What fails here only takes room until the next write in place.
-    fn punch(&mut self, work: &Work<V>) {
-        let (Some(placed), Some(handles)) = (&work.placed, &work.handles) else { return };
-        let in_use = |block: u16| {
-            let at = work.runs.partition_point(|(first, _)| *first <= block).checked_sub(1)?;
-            let (first, run) = &work.runs[at];
-            match run.source {
-                Source::InPlace { half, .. } if block - first < run.blocks => Some(half),
-                _ => None,
-            }
-        };
-        let free = |block: u16| {
-            let placed = placed.half(block)?;
-            Some((block, if in_use(block) == Some(placed) { placed.other() } else { placed }))
-        };
-        let blocks: Vec<(u16, Half)> = (0..CHUNK_BLOCKS_U16).filter_map(free).collect();
-        for run in blocks.chunk_by(|left, right| left.0 + 1 == right.0 && left.1 == right.1) {
-            let (first, half) = run[0];
-            let bytes = (run.len() * BLOCK_BYTES) as u64;
-            if let Err(error) = handles.data.punch(half.offset(first), bytes) {
-                return tracing::warn!(chunk = work.key.chunk, %error, "unused room is not given back");
-            }
+    /// What fails here only takes room until the layer is written in place again, or scrubbed.
+    fn give_back(&mut self, key: LayerKey) {
+        match give_back(&self.vfs, &key) {
+            Ok(allocated_bytes) => self.given.push((key, allocated_bytes)),
+            Err(error) => tracing::warn!(chunk = key.chunk, %error, "unused room is not given back"),
         }
     }
 

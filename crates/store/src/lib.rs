@@ -42,6 +42,7 @@ mod rebuild;
 pub mod record;
 mod scan;
 mod scrub;
+mod spares;
 mod store;
 mod superblock;
 mod sweep;

@@ -19,6 +19,7 @@ use crate::marks::Marks;
 use crate::owners::OwnerCache;
 use crate::record::Header;
 use crate::scrub::ScrubMark;
+use crate::spares::Spares;
 use crate::store::{Options, Store};
 use crate::superblock::{open_or_format, VOLUMES};
 use crate::table::{Table, TableError, NAME as CHECKPOINT};
@@ -160,6 +161,7 @@ impl<V: Vfs> Store<V> {
             checkpointed_lsn: start.next_lsn - 1,
             in_place: BTreeMap::new(),
             in_place_bytes: 0,
+            spares: Spares::default(),
             vfs,
             options,
         };

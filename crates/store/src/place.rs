@@ -34,8 +34,8 @@ impl<V: Vfs> Store<V> {
         if !whole || blocks < self.options.in_place_blocks_min {
             return None;
         }
-        // A checkpoint may be about to remove files of this name.
-        if self.doomed.layers.contains(key) {
+        // A checkpoint may be about to remove files of this name, or to free what is not in use.
+        if self.doomed.layers.contains(key) || self.spares.is_giving(key) {
             return None;
         }
         let layer = self.chunks.entry((key.volume, key.chunk)).or_default().layer_mut(key.layer);

@@ -12,6 +12,7 @@ use yuntai_proto::{block_crc, mutant, BlockState, BLOCK_BYTES};
 use crate::files::Handles;
 use crate::groups::{LayerKey, Slot, Stored};
 use crate::read::{read_slots, CHUNK_BLOCKS_U16};
+use crate::spares::takes_too_much;
 use crate::store::Store;
 use crate::vfs::{read_file, replace_file, Vfs, VfsFile};
 
@@ -82,6 +83,8 @@ pub struct ScrubJob<V: Vfs> {
     pub next: Option<u16>,
     /// Blocks that do not look right.
     pub suspects: Vec<u16>,
+    /// The layer takes more room than it needs: a crash came before that was given back.
+    pub takes_too_much: bool,
     /// Bytes read.
     pub bytes: u64,
 }
@@ -106,7 +109,7 @@ impl<V: Vfs> Store<V> {
     #[must_use]
     pub fn scrub_job(&self, key: LayerKey, block: u16) -> ScrubJob<V> {
         let vfs = self.vfs.clone();
-        ScrubJob { vfs, key, block, mark: None, next: None, suspects: Vec::new(), bytes: 0 }
+        ScrubJob { vfs, key, block, mark: None, next: None, suspects: Vec::new(), takes_too_much: false, bytes: 0 }
     }
 
     /// The first layer with files at `from` or behind it, in the order of the disk's table.
@@ -212,6 +215,8 @@ impl<V: Vfs> ScrubJob<V> {
         // A block at the window's end that was not reached is looked at again; a suspect twice is one.
         self.suspects.retain(|suspect| *suspect < block);
         self.next = (block < CHUNK_BLOCKS_U16).then_some(block);
+        // What cannot be read is suspected already.
+        self.takes_too_much = self.next.is_none() && takes_too_much(&handles, &self.key).unwrap_or(false);
         Ok(())
     }
 

@@ -17,6 +17,7 @@ use crate::journal::{InPlace, Journal, SyncTicket};
 use crate::marks::Marks;
 use crate::owners::OwnerCache;
 use crate::scrub::ScrubMark;
+use crate::spares::Spares;
 use crate::vfs::{Space, Vfs};
 use crate::write::{Batch, Writing};
 
@@ -42,6 +43,8 @@ pub struct Options {
     pub in_place_blocks_min: u16,
     /// From so many bytes on it is worth letting other threads write a batch in place: see [`Store::begin_commit`].
     pub write_apart_bytes_min: usize,
+    /// So many layers at most keep the room that they do not need for the next write in place.
+    pub spare_layers_max: usize,
     /// From this share of the disk on, new chunks are refused.
     pub full_percent: u64,
     /// From this share of the disk on, no chunk that is new here is rebuilt here.
@@ -63,6 +66,7 @@ impl Options {
             open_layers_max: 2000,
             in_place_blocks_min: 16,
             write_apart_bytes_min: 512 << 10,
+            spare_layers_max: 256,
             full_percent: 90,
             rebuild_percent: 85,
             admitted: true,
@@ -122,6 +126,7 @@ pub struct Store<V: Vfs> {
     pub(crate) in_place: BTreeMap<LayerKey, InPlace<V>>,
     /// Bytes written in place since the last checkpoint began.
     pub(crate) in_place_bytes: u64,
+    pub(crate) spares: Spares,
 }
 
 /// What a failed disk operation is to the asker.

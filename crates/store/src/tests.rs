@@ -17,7 +17,13 @@ mod rebuild;
 pub(crate) const VOLUME: u64 = 0x77;
 
 pub(crate) fn options() -> Options {
-    Options { segment_bytes: 256 << 10, journal_bytes_max: 8 << 20, in_place_blocks_min: 2, ..Options::new(1, [9; 16]) }
+    Options {
+        segment_bytes: 256 << 10,
+        journal_bytes_max: 8 << 20,
+        in_place_blocks_min: 2,
+        spare_layers_max: 1,
+        ..Options::new(1, [9; 16])
+    }
 }
 
 pub(crate) fn open(vfs: &MemVfs) -> Store<MemVfs> {

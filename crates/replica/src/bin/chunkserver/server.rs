@@ -261,6 +261,7 @@ impl Server {
         }
         let mut replica = self.replica.borrow_mut();
         let store = replica.store();
+        store.keep_no_spares();
         let Some(mut job) = store.begin_checkpoint() else {
             return tracing::warn!("ending in the middle of a checkpoint; the next start replays the journal");
         };
