@@ -14,12 +14,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from msgspec.structs import replace
-
 from bench.measure import Figure, Foreign, Options
 from tests.functional.cloud import Cloud, running_cloud
 from yuntai.compute.console import log_path
-from yuntai.model.cluster import Host, HostFailure
+from yuntai.model.cluster import HostFailure
 from yuntai.model.compute import Instance, ObservedInstance
 from yuntai.state import Put, Reset, StateError
 
@@ -98,7 +96,7 @@ async def _trial(cloud: Cloud, instance_id: str, fault: str) -> tuple[float, flo
         await asyncio.to_thread(undo, cloud, host)
         await asyncio.to_thread(cloud.wait_up)
         await _back(store, host, time.monotonic())
-        await store.update(Host, host, lambda old: replace(old, downs=(), jailed_until=""))
+        await asyncio.to_thread(cloud.forgive, host)
     return running_s, login_s
 
 

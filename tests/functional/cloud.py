@@ -115,6 +115,19 @@ class Cloud:
                 self.heal(host)
         self.wait_up()
 
+    def forgive(self, *hosts: str) -> None:
+        """Let these hosts (all of them by default) take guests again, however often they failed lately."""
+
+        def forgiven(host: str) -> bool:
+            try:
+                return "Forgiven" in self.api.operator("ForgiveHost", HostId=host)
+            except (UnreachableError, ApiRefusedError) as error:
+                print(f"{host} is not forgiven yet: {error}")
+                return False
+
+        for host in hosts or self.hosts:
+            self.until(lambda host=host: forgiven(host), f"{host} is forgiven")
+
     def crash(self) -> None:
         """Kill everything at once and without warning: every keeper, then every host."""
         records = [record for host in self.hosts if (record := running(self.home, host)) is not None]
