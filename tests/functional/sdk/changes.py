@@ -37,8 +37,12 @@ class ChangeLife(Base):
         )
         shown = self._wait_card(card, "InUse")
         assert (shown.instance_id, shown.description) == (made["instance"], "a card")
-        cards = self.instance(made["instance"]).network_interfaces.network_interface
-        assert [one.type for one in cards] == ["Primary", "Secondary"]
+        # Card and instance are two records, which the API may hear of one after the other.
+        self.until(
+            "the instance to show both cards",
+            lambda: [one.type for one in self.instance(made["instance"]).network_interfaces.network_interface],
+            lambda shown: shown == ["Primary", "Secondary"],
+        )
         ecs.detach_network_interface(
             e.DetachNetworkInterfaceRequest(region_id=region, instance_id=made["instance"], network_interface_id=card)
         )

@@ -84,8 +84,8 @@ class FakeExecutor:
 
     async def _attach_nic(self, job: Job) -> None:
         instance_id = job.arguments["instance"]
-        await self.store.update(Port, job.resource, lambda one: replace(one, job="", state=""))
         await self.store.update(Instance, instance_id, lambda one: replace(one, ports=(*one.ports, job.resource)))
+        await self.store.update(Port, job.resource, lambda one: replace(one, job="", state=""))
 
     async def _detach_nic(self, job: Job) -> None:
         await self.store.update(Instance, job.arguments["instance"], lambda one: replace(one, ports=()))
