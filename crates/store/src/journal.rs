@@ -90,7 +90,11 @@ impl<V: Vfs> InPlace<V> {
     pub(crate) fn sync(&self, vfs: &V, key: &LayerKey) -> io::Result<()> {
         self.handles.data.sync()?;
         if self.is_new {
-            vfs.sync_dir(&LayerKey::folder(key.volume))?;
+            match vfs.sync_dir(&LayerKey::folder(key.volume)) {
+                // The volume was deleted since, and a checkpoint on another thread has cleared it away.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                other => other?,
+            }
             vfs.sync_dir(VOLUMES)?;
         }
         Ok(())

@@ -109,3 +109,17 @@ fn a_power_cut_at_any_operation_of_a_drop_leaves_the_old_chunk_or_none() {
         }
     }
 }
+
+#[test]
+fn a_sync_on_its_way_outlives_the_deletion_of_a_volume() {
+    let vfs = MemVfs::new();
+    let mut store = open(&vfs);
+    put(&mut store, &write(3, 1, 1, 0, &[1, 2, 3]));
+    assert!(store.in_place_bytes() > 0, "its new file's name is to be made durable");
+    let ticket = store.sync_ticket().unwrap();
+    store.delete_volume(VOLUME).unwrap();
+    checkpoint(&mut store);
+    assert_eq!(chunk_files(&vfs), 0);
+    ticket.run().unwrap();
+    store.synced(&ticket);
+}

@@ -3,7 +3,7 @@
 //! of the names made, moved and removed in a folder since its last sync only some first part. It also fills up, fails
 //! at a chosen operation and flips bits.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -89,6 +89,8 @@ struct Disk {
     names: BTreeMap<String, u64>,
     durable_names: BTreeMap<String, u64>,
     changes: Vec<NameChange>,
+    /// Folders that were removed, and not made again since.
+    removed: BTreeSet<String>,
     capacity_bytes: Option<u64>,
     operations: u64,
     dies_at: Option<u64>,
@@ -215,6 +217,7 @@ impl MemVfs {
         changes[..kept].iter().for_each(|change| apply(&mut names, change));
         disk.names.clone_from(&names);
         disk.durable_names = names;
+        disk.removed.clear();
         let alive: std::collections::BTreeSet<u64> = disk.names.values().copied().collect();
         disk.nodes.retain(|number, _| alive.contains(number));
         let incarnation = disk.incarnation;
@@ -230,6 +233,7 @@ impl MemVfs {
             nodes: disk.nodes.clone(),
             node_next: disk.node_next,
             names: disk.names.clone(),
+            removed: disk.removed.clone(),
             durable_names: disk.durable_names.clone(),
             changes: disk.changes.clone(),
             ..Disk::default()
@@ -325,8 +329,11 @@ impl Vfs for MemVfs {
     }
 
     /// Folders are only the front part of names here.
-    fn create_dir(&self, _path: &str) -> io::Result<()> {
-        self.disk().operate(self.incarnation)
+    fn create_dir(&self, path: &str) -> io::Result<()> {
+        let mut disk = self.disk();
+        disk.operate(self.incarnation)?;
+        disk.removed.remove(path);
+        Ok(())
     }
 
     fn list(&self, path: &str) -> io::Result<Vec<String>> {
@@ -365,12 +372,16 @@ impl Vfs for MemVfs {
         let prefix = format!("{path}/");
         let inside: Vec<String> = disk.names.keys().filter(|name| name.starts_with(&prefix)).cloned().collect();
         inside.into_iter().for_each(|name| disk.change(NameChange::Remove(name)));
+        disk.removed.insert(path.to_owned());
         Ok(())
     }
 
     fn sync_dir(&self, path: &str) -> io::Result<()> {
         let mut disk = self.disk();
         disk.operate(self.incarnation)?;
+        if disk.removed.contains(path) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
         let (synced, rest) = std::mem::take(&mut disk.changes).into_iter().partition(|change| match change {
             NameChange::Set(name, _) | NameChange::Rename(name, _) | NameChange::Remove(name) => {
                 folder_of(name) == path
@@ -502,7 +513,7 @@ impl VfsFile for MemFile {
 
     fn allocated_bytes(&self) -> io::Result<u64> {
         self.look(|node| {
-            let mut numbers: std::collections::BTreeSet<u64> = node.durable.keys().copied().collect();
+            let mut numbers: BTreeSet<u64> = node.durable.keys().copied().collect();
             numbers.extend(node.pending.keys());
             numbers.into_iter().filter(|number| node.sector(*number).is_some()).count() as u64 * SECTOR
         })
