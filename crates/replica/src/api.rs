@@ -54,7 +54,7 @@ pub struct Config {
     pub checkpoint_bytes: u64,
     /// A journal that holds anything is checkpointed at least so often.
     pub checkpoint_every_us: u64,
-    /// A layer that was not written in place for three or four times so long keeps no room for it.
+    /// A layer that was not written in place for two or three times so long keeps no room for it.
     pub age_spares_every_us: u64,
 }
 
@@ -75,7 +75,7 @@ impl Config {
             versions_wait_us: 2_000_000,
             checkpoint_bytes: 64 << 20,
             checkpoint_every_us: 30_000_000,
-            age_spares_every_us: 10_000_000,
+            age_spares_every_us: 60_000_000,
         }
     }
 }
