@@ -345,7 +345,6 @@ impl<V: Vfs> Replica<V> {
         let due = bytes >= self.config.checkpoint_bytes
             || self.store.journal_full()
             || self.store.has_doomed()
-            || self.store.has_spares_due()
             || self.store.in_place_bytes() >= 2 * self.config.checkpoint_bytes
             || now.us >= self.checkpoint_due_us;
         if !due || now.us < self.checkpoint_not_before_us || self.store.checkpointing() {
