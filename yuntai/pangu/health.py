@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from yuntai.model.cluster import Volume
     from yuntai.pangu.healing import Lost
     from yuntai.pangu.rules import Replicas
+    from yuntai.pangu.servers import Status
     from yuntai.pangu.session import Session
 
 WELL, NOTE, WARNING, DANGER = "well", "note", "warning", "danger"
@@ -45,10 +46,11 @@ async def report(session: Session) -> dict[str, Any]:
     """Return every check, the state of the data in figures, and in how many seconds the repair will be over."""
     await session.atlas.ready()
     await session.servers.ready()
-    data = await count(session)
+    statuses = session.servers.statuses()  # once: counting takes turns, and a report must not contradict itself
+    data = await count(session, frozenset(statuses))
     checks = [
         _data(data),
-        *_servers(session),
+        *_servers(session, statuses),
         *_disks(session),
         *_volumes(session),
         *_gateways(session),
@@ -66,9 +68,8 @@ async def report(session: Session) -> dict[str, Any]:
     }
 
 
-async def count(session: Session) -> Data:
-    """Count the live replicas of every chunk."""
-    answering = frozenset(session.servers.statuses())
+async def count(session: Session, answering: frozenset[int]) -> Data:
+    """Count the replicas of every chunk on the servers that answer."""
     by_live: Counter[int] = Counter()
     worst: dict[str, int] = {}
     chunks = 0
@@ -132,14 +133,13 @@ def _data(data: Data) -> Check:
     return Check("data", WARNING if fewest >= IN_SYNC_MIN else DANGER, f"of {data.chunks} chunks, {'; '.join(parts)}")
 
 
-def _servers(session: Session) -> Iterator[Check]:
+def _servers(session: Session, statuses: dict[int, Status]) -> Iterator[Check]:
     wrong: list[str] = []
     notes: list[str] = []
     given_up: list[str] = []
     grace_s = session.tuning.of("repair_after_s")
-    statuses = session.servers.statuses()
     for one in session.servers.records():
-        away_s = session.servers.away_s(one)
+        away_s = 0.0 if one.number in statuses else session.servers.away_s(one)
         left = session.mover.left.get(one.number, 0)
         if one.given_up and away_s:
             rest = f"{left} replicas have to be rebuilt elsewhere" if left else "nothing has its place there any more"

@@ -13,7 +13,9 @@ from tests.unit.pangu.conftest import Cluster
 from tests.unit.pangu.test_master import GIB, eventually, record
 from tests.unit.pangu.test_repair import chunks, keep_moving
 from yuntai.model.cluster import ChunkServer, Volume
+from yuntai.pangu import health
 from yuntai.pangu.errors import Conflict, InUse, Invalid, NotFound
+from yuntai.pangu.servers import DOWN_AFTER_S
 from yuntai.pangu.units import volume_number
 
 pytestmark = pytest.mark.timeout(240)
@@ -108,6 +110,23 @@ async def test_health_says_what_it_means_for_the_data(wide: Cluster) -> None:
     report = await wide.client.operate("health")
     assert report["level"] == "warning"
     assert sum(report["chunks_by_live_replicas"].values()) == report["chunks"] == 16
+
+
+async def test_health_does_not_contradict_itself_when_a_server_falls_silent_meanwhile(
+    wide: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await wide.client.create_volume(GIB)
+    session = wide.masters[0].session
+    assert session is not None
+    count = health.count
+
+    async def while_one_falls_silent(*args: Any) -> health.Data:
+        data = await count(*args)
+        session.servers._servers["cs-1"].heard_at -= DOWN_AFTER_S
+        return data
+
+    monkeypatch.setattr(health, "count", while_one_falls_silent)
+    assert await checks(wide) == {}
 
 
 async def _checks_with(cluster: Cluster, *names: str) -> Any:
