@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use yuntai_proto::{Frame, ServerId};
 use yuntai_store::vfs::Vfs;
-use yuntai_store::{CheckpointJob, SyncTicket, WriteJob};
+use yuntai_store::{CheckpointJob, SyncTicket, Unlinked, WriteJob};
 
 use crate::work::WorkJob;
 
@@ -166,6 +166,8 @@ pub enum Action<V: Vfs> {
     /// Step the job until it says that it is done, on another thread if there is one; then [`Event::Checkpointed`]. At
     /// most one is on its way, beside at most one sync.
     Checkpoint(Box<CheckpointJob<V>>),
+    /// Drop it, on another thread if there is one. Nothing follows.
+    Drop(Box<Unlinked<V>>),
     /// Step the job until it says that it is done, on another thread if there is one; then [`Event::Worked`]. At most
     /// one that is urgent and one that is not are on their way, beside syncs and checkpoints.
     Work(Box<WorkJob<V>>),

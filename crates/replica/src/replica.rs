@@ -364,7 +364,8 @@ impl<V: Vfs> Replica<V> {
         match result {
             Ok(()) => {
                 let before = self.store.journal_bytes();
-                self.store.end_checkpoint(job);
+                let unlinked = self.store.end_checkpoint(job);
+                self.act(Action::Drop(Box::new(unlinked)));
                 let freed = before.saturating_sub(self.store.journal_bytes());
                 self.work.checkpoint_meter.add(now.us, freed);
                 self.answer_synced();

@@ -8,7 +8,7 @@ use yuntai_proto::data::{Claim, ClaimReply, Refusal};
 use yuntai_proto::handshake::{json_body, json_frame};
 use yuntai_proto::{block_crc, Frame, Header, Kind, BLOCK_BYTES};
 use yuntai_store::vfs::memory::MemVfs;
-use yuntai_store::{Options, Store};
+use yuntai_store::{Options, Store, Unlinked};
 
 use crate::{Action, Config, ConnectionId, DialId, Event, Now, Replica};
 
@@ -35,6 +35,7 @@ struct Server {
     /// Syncs and checkpoints wait here until the test lets them run.
     jobs: Vec<Action<MemVfs>>,
     died: Option<String>,
+    unlinked: Vec<Unlinked<MemVfs>>,
     run_jobs: bool,
 }
 
@@ -65,6 +66,7 @@ impl Server {
             dials: Vec::new(),
             jobs: Vec::new(),
             died: None,
+            unlinked: Vec::new(),
             run_jobs: true,
         }
     }
@@ -86,6 +88,7 @@ impl Server {
                     Action::Close { connection, .. } => self.closed.push(connection),
                     Action::Dial { dial, address } => self.dials.push((dial, address)),
                     Action::Die { reason } => self.died = Some(reason),
+                    Action::Drop(unlinked) => self.unlinked.push(*unlinked),
                     job => self.jobs.push(job),
                 }
             }

@@ -324,7 +324,7 @@ fn checkpoint(store: &mut Store<MemVfs>) {
     loop {
         match job.step() {
             Ok(false) => {}
-            Ok(true) => return store.end_checkpoint(job),
+            Ok(true) => return drop(store.end_checkpoint(job)),
             Err(_) => return store.abandon_checkpoint(),
         }
     }

@@ -115,6 +115,7 @@ impl World {
                     let delay = self.disk_delay(id, 50..1_000);
                     self.after(delay, Job::Checkpoint(id, incarnation, job));
                 }
+                ServerAction::Drop(unlinked) => drop(unlinked),
                 ServerAction::Work(job) => {
                     let delay = self.rng.gen_range(50..2_000);
                     self.after(delay, Job::Work(id, incarnation, job));

@@ -81,6 +81,12 @@ pub struct CheckpointJob<V: Vfs> {
     stage: Stage,
 }
 
+/// Files that have no name any more. Dropping the last handle gives their room back to the disk, which takes tens of
+/// milliseconds where the file system tells the device of it (ext4 with `discard`): let another thread do it.
+pub struct Unlinked<V: Vfs> {
+    _job: CheckpointJob<V>,
+}
+
 impl<V: Vfs> Store<V> {
     /// Begin a checkpoint of everything appended so far; `None` if one is running, a commit is not finished, or there is
     /// nothing to do. Give the job back with [`Store::end_checkpoint`] or [`Store::abandon_checkpoint`].
@@ -147,8 +153,8 @@ impl<V: Vfs> Store<V> {
         })
     }
 
-    /// A job has run to its end.
-    pub fn end_checkpoint(&mut self, job: CheckpointJob<V>) {
+    /// A job has run to its end. What it has unlinked is to be dropped where nobody waits.
+    pub fn end_checkpoint(&mut self, job: CheckpointJob<V>) -> Unlinked<V> {
         if let Some(ticket) = &job.ticket {
             self.synced(ticket);
         }
@@ -170,6 +176,7 @@ impl<V: Vfs> Store<V> {
         self.checkpointed_lsn = job.lsn;
         self.doomed.settle(&job.gone);
         self.checkpointing = false;
+        Unlinked { _job: job }
     }
 
     /// A job has failed, and was dropped: everything is still in the journal, and the next one does it again.

@@ -52,7 +52,7 @@ pub mod vfs;
 mod write;
 mod write_job;
 
-pub use checkpoint::CheckpointJob;
+pub use checkpoint::{CheckpointJob, Unlinked};
 pub use error::OpenError;
 pub use fences::Fence;
 pub use groups::LayerKey;

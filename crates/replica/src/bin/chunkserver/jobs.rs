@@ -1,5 +1,5 @@
-//! The helper threads: some write in place, one syncs the journal, one runs checkpoints, one does what somebody waits for
-//! and one what nobody waits for.
+//! The helper threads: some write in place, one syncs the journal, one runs checkpoints, one gives the room of unlinked
+//! files back, one does what somebody waits for and one what nobody waits for.
 
 use std::sync::mpsc::{channel, Sender};
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc::UnboundedSender;
 use yuntai_replica::{Event, WorkJob};
 use yuntai_store::vfs::OsVfs;
-use yuntai_store::{CheckpointJob, SyncTicket, WriteJob};
+use yuntai_store::{CheckpointJob, SyncTicket, Unlinked, WriteJob};
 
 /// Threads that write in place.
 const WRITERS: usize = 3;
@@ -17,6 +17,7 @@ pub(crate) struct Jobs {
     writers: Vec<Sender<Arc<WriteJob<OsVfs>>>>,
     syncs: Sender<SyncTicket<OsVfs>>,
     checkpoints: Sender<Box<CheckpointJob<OsVfs>>>,
+    unlinked: Sender<Box<Unlinked<OsVfs>>>,
     urgent: Sender<Box<WorkJob<OsVfs>>>,
     work: Sender<Box<WorkJob<OsVfs>>>,
 }
@@ -50,6 +51,13 @@ fn writer(number: usize, done: UnboundedSender<Event<OsVfs>>) -> std::io::Result
     Ok(sender)
 }
 
+/// Takes things to their end.
+fn dropper<T: Send + 'static>(name: &str) -> std::io::Result<Sender<T>> {
+    let (sender, receiver) = channel();
+    std::thread::Builder::new().name(name.into()).spawn(move || receiver.into_iter().for_each(drop))?;
+    Ok(sender)
+}
+
 /// Step by step to the end, or to the first error.
 fn run(mut step: impl FnMut() -> std::io::Result<bool>) -> std::io::Result<()> {
     while !step()? {}
@@ -67,6 +75,7 @@ impl Jobs {
             let result = run(|| job.step());
             Event::Checkpointed { job, result }
         })?;
+        let unlinked = dropper("unlinked")?;
         let work = |mut job: Box<WorkJob<OsVfs>>| {
             let result = run(|| job.step());
             Event::Worked { job, result }
@@ -74,7 +83,7 @@ impl Jobs {
         let urgent = helper("urgent", done.clone(), work)?;
         let work = helper("work", done.clone(), work)?;
         let writers = (0..WRITERS).map(|number| writer(number, done.clone())).collect::<Result<_, _>>()?;
-        Ok(Self { writers, syncs, checkpoints, urgent, work })
+        Ok(Self { writers, syncs, checkpoints, unlinked, urgent, work })
     }
 
     /// The helpers end only when this value does, so giving them work cannot fail before.
@@ -90,6 +99,10 @@ impl Jobs {
 
     pub(crate) fn checkpoint(&self, job: Box<CheckpointJob<OsVfs>>) {
         self.checkpoints.send(job).expect("the checkpoint thread lives as long as the server");
+    }
+
+    pub(crate) fn drop(&self, unlinked: Box<Unlinked<OsVfs>>) {
+        self.unlinked.send(unlinked).expect("the unlinked thread lives as long as the server");
     }
 
     pub(crate) fn work(&self, job: Box<WorkJob<OsVfs>>) {

@@ -95,6 +95,7 @@ impl Server {
                 Action::Write(job) => self.jobs.write(&job),
                 Action::Sync(ticket) => self.jobs.sync(ticket),
                 Action::Checkpoint(job) => self.jobs.checkpoint(job),
+                Action::Drop(unlinked) => self.jobs.drop(unlinked),
                 Action::Work(job) => self.jobs.work(job),
                 Action::Dial { dial, address } => {
                     spawn_local(Rc::clone(self).dial(dial, address));
@@ -273,7 +274,7 @@ impl Server {
             }
         };
         match result {
-            Ok(()) => store.end_checkpoint(job),
+            Ok(()) => drop(store.end_checkpoint(job)),
             Err(error) => tracing::warn!(%error, "no checkpoint at the end; the next start replays the journal"),
         }
     }
