@@ -73,7 +73,7 @@ impl Config {
             pulls_max: 16,
             pull_silence_us: 10_000_000,
             versions_wait_us: 2_000_000,
-            checkpoint_bytes: 64 << 20,
+            checkpoint_bytes: 256 << 20,
             checkpoint_every_us: 30_000_000,
             age_spares_every_us: 60_000_000,
         }

@@ -60,7 +60,7 @@ impl Options {
         Self {
             server,
             uuid,
-            journal_bytes_max: 256 << 20,
+            journal_bytes_max: 1 << 30,
             segment_bytes: 64 << 20,
             owner_cache_bytes: 32 << 20,
             open_layers_max: 2000,

@@ -145,7 +145,7 @@ impl Config {
             ));
         }
         within("journal_bytes_max", self.journal_bytes_max, 16 << 20, 1 << 40)?;
-        within("checkpoint_bytes", self.checkpoint_bytes, 1 << 20, self.journal_bytes_max.unwrap_or(256 << 20))?;
+        within("checkpoint_bytes", self.checkpoint_bytes, 1 << 20, self.journal_bytes_max.unwrap_or(1 << 30))?;
         within("connections_max", self.connections_max.map(|value| value as u64), 1, 100_000)?;
         within("full_percent", self.full_percent, 1, 100)?;
         within("write_apart_bytes_min", self.write_apart_bytes_min.map(|value| value as u64), 4096, 1 << 30)
