@@ -63,7 +63,7 @@ impl Options {
             journal_bytes_max: 1 << 30,
             segment_bytes: 64 << 20,
             owner_cache_bytes: 32 << 20,
-            open_layers_max: 2000,
+            open_layers_max: 4096,
             in_place_blocks_min: 16,
             write_apart_bytes_min: 512 << 10,
             spare_layers_max: 256,
