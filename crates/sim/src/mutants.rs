@@ -46,7 +46,7 @@ const fn old_bytes(invariant: u8, name: &'static str) -> Mutant {
 }
 
 /// All of them.
-pub const MUTANTS: [Mutant; 40] = [
+pub const MUTANTS: [Mutant; 42] = [
     // 1. One writer: the generation at the replica is the authority.
     test(1, "fence in memory only"),
     test(1, "a lower generation is let in"),
@@ -83,6 +83,8 @@ pub const MUTANTS: [Mutant; 40] = [
     test(5, "what a start has seen may be lost"),
     test(5, "chunk files before the journal"),
     seeds(5, "room that is in use is given back"),
+    seeds(5, "a block moves to where a record has its data"),
+    seeds(5, "what a checkpoint moves is written in place"),
     seeds(5, "the journal is freed before the chunk files are durable"),
     // 6. Checksums end to end.
     test(6, "checksums are not looked at"),

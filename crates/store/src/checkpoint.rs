@@ -7,7 +7,7 @@
 //!
 //! A replay of the journal as it was must be possible until `checkpoint` is replaced, so this never writes to a place
 //! where a record says that its data is: a journaled block goes to the half where the block was at the last checkpoint,
-//! and a block written in place since then is in the other one.
+//! and a block written in place since then is in the other one. Only a block that was not may change sides (`moves.rs`).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{self, IoSlice};
@@ -31,8 +31,10 @@ use crate::vfs::{replace_file, Vfs, VfsFile};
 const COPY_BLOCKS: u16 = 256;
 
 mod entries;
+pub(crate) mod moves;
 
 use entries::{write_slots, Halves};
+use moves::{spans, Span};
 
 struct Work<V: Vfs> {
     key: LayerKey,
@@ -42,6 +44,8 @@ struct Work<V: Vfs> {
     on_disk: bool,
     runs: Vec<(u16, Run)>,
     placed: Option<Arc<Placed>>,
+    /// What is to lie in one half.
+    spans: Vec<Span>,
     handles: Option<Arc<Handles<V>>>,
 }
 
@@ -68,6 +72,8 @@ pub struct CheckpointJob<V: Vfs> {
     todo: VecDeque<Work<V>>,
     applied: VecDeque<Work<V>>,
     done: Vec<(LayerKey, u64)>,
+    /// Layers with blocks that changed sides.
+    moved: Vec<LayerKey>,
     folders: BTreeSet<VolumeId>,
     table: Table,
     lost: Vec<(LayerKey, u16)>,
@@ -101,6 +107,8 @@ impl<V: Vfs> Store<V> {
             tracing::warn!(%error, "no new journal segment for the checkpoint");
         }
         self.forget_emptied();
+        // Moving may take room, which a full disk has not.
+        let gathers = !self.is_full();
         let mut todo = VecDeque::new();
         let mut rows = Vec::with_capacity(self.chunks.len());
         for ((volume, index), chunk) in &mut self.chunks {
@@ -110,13 +118,15 @@ impl<V: Vfs> Store<V> {
                 let runs = layer.overlay.iter().map(|(block, run)| (block, run.clone())).collect();
                 let placed = layer.placed.take().map(|placed| Arc::new(*placed));
                 layer.placed_before.clone_from(&placed);
+                let spans = if gathers { spans(&layer.overlay, self.options.in_place_blocks_min) } else { Vec::new() };
+                layer.moving.clone_from(&spans);
                 // Files that were left here are made anew.
                 self.doomed.layers.remove(&key);
                 if placed.is_some() {
                     self.spares.keep(key);
                 }
                 let (has_files, on_disk) = (layer.has_files, layer.on_disk);
-                todo.push_back(Work { key, has_files, on_disk, runs, placed, handles: None });
+                todo.push_back(Work { key, has_files, on_disk, runs, placed, spans, handles: None });
             }
             rows.push(Row {
                 volume: *volume,
@@ -142,6 +152,7 @@ impl<V: Vfs> Store<V> {
             todo,
             applied: VecDeque::new(),
             done: Vec::new(),
+            moved: Vec::new(),
             folders: BTreeSet::new(),
             table: Table { next_lsn: lsn + 1, first_segment, rows },
             lost: Vec::new(),
@@ -163,6 +174,7 @@ impl<V: Vfs> Store<V> {
             let layer = chunk.layer_mut(key.layer);
             layer.overlay.forget(job.lsn);
             layer.placed_before = None;
+            layer.moving = Vec::new();
             layer.on_disk = true;
             layer.has_files = true;
             layer.allocated_bytes = *allocated_bytes;
@@ -171,6 +183,7 @@ impl<V: Vfs> Store<V> {
         for (key, block) in &job.lost {
             self.mark_damaged(*key, *block);
         }
+        job.moved.iter().for_each(|key| self.spares.keep(*key));
         self.end_giving(&job.given);
         self.journal.forget_below(job.first_segment);
         self.checkpointed_lsn = job.lsn;
@@ -183,6 +196,7 @@ impl<V: Vfs> Store<V> {
     pub fn abandon_checkpoint(&mut self) {
         for layer in self.chunks.values_mut().flat_map(|chunk| &mut chunk.layers) {
             layer.merge_placed();
+            layer.moving = Vec::new();
         }
         self.abandon_giving();
         self.checkpointing = false;
@@ -329,7 +343,10 @@ impl<V: Vfs> CheckpointJob<V> {
             // Leftovers of a checkpoint that was cut short do not count.
             handles.entries.set_len(0)?;
         }
-        let halves = Halves::of(&work, &handles)?;
+        let mut halves = Halves::of(&work, &handles)?;
+        if halves.gather(&work) {
+            self.moved.push(work.key);
+        }
         let mut stored = Vec::new();
         let mut buffer = Vec::new();
         for (block, run) in &work.runs {
@@ -345,7 +362,7 @@ impl<V: Vfs> CheckpointJob<V> {
     }
 
     /// Bring one run's bytes to where they belong and note what its entries become. `half` is where its blocks were at
-    /// the last checkpoint.
+    /// the last checkpoint, or where they move.
     fn apply_run(
         &mut self,
         key: &LayerKey,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use yuntai_proto::{LayerId, Position, CHUNK_BLOCKS};
 
+use crate::checkpoint::moves::Span;
 use crate::groups::Half;
 use crate::overlay::Overlay;
 use crate::read::CHUNK_BLOCKS_U16;
@@ -134,6 +135,8 @@ pub(crate) struct Layer {
     pub(crate) placed: Option<Box<Placed>>,
     /// Written in place, and being taken up by the checkpoint that is running.
     pub(crate) placed_before: Option<Arc<Placed>>,
+    /// What the checkpoint that is running may bring to the other half.
+    pub(crate) moving: Vec<Span>,
     /// A sweep took out everything, and nothing was put since: the files go once the journal is empty of it.
     pub(crate) emptied: bool,
     /// What the files take.
@@ -149,6 +152,7 @@ impl Layer {
             has_files: false,
             placed: None,
             placed_before: None,
+            moving: Vec::new(),
             emptied: false,
             allocated_bytes: 0,
         }
@@ -158,6 +162,11 @@ impl Layer {
     pub(crate) fn is_placed(&self, block: u16) -> bool {
         let now = self.placed.as_deref().and_then(|placed| placed.half(block));
         now.or_else(|| self.placed_before.as_deref().and_then(|placed| placed.half(block))).is_some()
+    }
+
+    /// May the checkpoint that is running bring any of these blocks to the other half?
+    pub(crate) fn is_moving(&self, block: u16, blocks: u16) -> bool {
+        self.moving.iter().any(|(first, count)| *first < block + blocks && block < first + count)
     }
 
     pub(crate) fn place(&mut self, block: u16, blocks: u16, half: Half) {

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use yuntai_proto::BLOCK_BYTES;
+use yuntai_proto::{mutant, BLOCK_BYTES};
 
 use crate::files::Handles;
 use crate::groups::{Half, LayerKey, Slot};
@@ -39,7 +39,8 @@ impl<V: Vfs> Store<V> {
             return None;
         }
         let layer = self.chunks.entry((key.volume, key.chunk)).or_default().layer_mut(key.layer);
-        let taken = (block..block + blocks).any(|block| layer.is_placed(block));
+        let taken = (block..block + blocks).any(|block| layer.is_placed(block))
+            || (layer.is_moving(block, blocks) && !mutant::is("what a checkpoint moves is written in place"));
         let (has_files, on_disk) = (layer.has_files, layer.on_disk);
         // A running checkpoint makes the files of new layers itself.
         if taken || (!has_files && self.checkpointing) {

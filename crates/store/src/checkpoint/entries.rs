@@ -4,7 +4,7 @@ use std::io::{self, IoSlice};
 
 use yuntai_proto::CHUNK_BYTES;
 
-use super::Work;
+use super::{moves, Work};
 use crate::files::Handles;
 use crate::groups::{self, Group, Half, LayerKey, Stored, GROUP_BYTES, GROUP_ENTRIES};
 use crate::read::{read_slots, CHUNK_BLOCKS_U16};
@@ -13,7 +13,7 @@ use crate::vfs::{Vfs, VfsFile};
 /// Touched groups so close together are read and written in one piece.
 const GAP_GROUPS: usize = 16;
 
-/// Where the blocks of a layer were at the last checkpoint.
+/// Where the blocks of a layer were at the last checkpoint, or are to be after this one.
 pub(super) enum Halves {
     /// Nothing was ever written in place.
     First,
@@ -30,6 +30,13 @@ impl Halves {
         let placed = |block: u16| work.placed.as_deref().and_then(|placed| placed.half(block));
         let half = |(block, stored): (u16, Stored)| placed(block).map_or(stored.half, Half::other);
         Ok(Self::Each((0..).zip(stored).map(half).collect()))
+    }
+
+    /// Bring spans to one half each. Is that another one for any block?
+    pub(super) fn gather<V: Vfs>(&mut self, work: &Work<V>) -> bool {
+        let Self::Each(halves) = self else { return false };
+        let gather = |moved, span: &moves::Span| moves::gather(halves, *span, work.placed.as_deref()) || moved;
+        work.spans.iter().fold(false, gather)
     }
 
     /// A run in pieces that lie in one half.
