@@ -19,6 +19,8 @@ use crate::work::Work;
 
 /// Wait after a failed checkpoint before the next.
 const CHECKPOINT_RETRY_US: u64 = 1_000_000;
+/// A checkpoint is begun as soon as this part of `checkpoint_bytes` took the journal only for want of one.
+const DETOUR_SHARE: u64 = 16;
 /// What waited is taken up so much at a time: it is written while the next comes in.
 const TAKEN_BYTES_MAX: usize = 4 << 20;
 /// How often the file system is asked for its room, and tokens are looked at.
@@ -346,6 +348,7 @@ impl<V: Vfs> Replica<V> {
             || self.store.journal_full()
             || self.store.has_doomed()
             || self.store.in_place_bytes() >= 2 * self.config.checkpoint_bytes
+            || self.store.detoured_bytes() >= self.config.checkpoint_bytes / DETOUR_SHARE
             || now.us >= self.checkpoint_due_us;
         if !due || now.us < self.checkpoint_not_before_us || self.store.checkpointing() {
             return;

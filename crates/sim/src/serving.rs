@@ -204,6 +204,9 @@ impl World {
                 if job.gave_back() {
                     self.coverage.hit("room kept for writing in place was given back");
                 }
+                if job.moved() {
+                    self.coverage.hit("blocks that lay in both halves were brought together");
+                }
                 let result = result.map(|_| ());
                 self.server_event(id, ServerEvent::Checkpointed { job, result });
             }

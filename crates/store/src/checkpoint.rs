@@ -141,6 +141,7 @@ impl<V: Vfs> Store<V> {
         todo.make_contiguous().sort_by_key(takes_room);
         self.checkpointing = true;
         self.in_place_bytes = 0;
+        self.detoured_bytes = 0;
         let lsn = self.appended_lsn();
         let first_segment = self.journal.current();
         Some(CheckpointJob {
@@ -221,6 +222,12 @@ impl<V: Vfs> CheckpointJob<V> {
     #[must_use]
     pub fn gave_back(&self) -> bool {
         !self.given.is_empty()
+    }
+
+    /// Blocks that lay in both halves were brought together.
+    #[must_use]
+    pub fn moved(&self) -> bool {
+        !self.moved.is_empty()
     }
 
     /// Do the next piece; true when all is done.

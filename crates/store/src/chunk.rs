@@ -160,8 +160,12 @@ impl Layer {
 
     /// Was the block written in place since the last checkpoint that is through?
     pub(crate) fn is_placed(&self, block: u16) -> bool {
-        let now = self.placed.as_deref().and_then(|placed| placed.half(block));
-        now.or_else(|| self.placed_before.as_deref().and_then(|placed| placed.half(block))).is_some()
+        self.is_placed_now(block) || self.placed_before.as_deref().is_some_and(|placed| placed.half(block).is_some())
+    }
+
+    /// Since the last one began?
+    pub(crate) fn is_placed_now(&self, block: u16) -> bool {
+        self.placed.as_deref().is_some_and(|placed| placed.half(block).is_some())
     }
 
     /// May the checkpoint that is running bring any of these blocks to the other half?

@@ -161,6 +161,7 @@ impl<V: Vfs> Store<V> {
             checkpointed_lsn: start.next_lsn - 1,
             in_place: BTreeMap::new(),
             in_place_bytes: 0,
+            detoured_bytes: 0,
             spares: Spares::default(),
             vfs,
             options,

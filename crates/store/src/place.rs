@@ -39,7 +39,12 @@ impl<V: Vfs> Store<V> {
             return None;
         }
         let layer = self.chunks.entry((key.volume, key.chunk)).or_default().layer_mut(key.layer);
-        let taken = (block..block + blocks).any(|block| layer.is_placed(block))
+        let mut span = block..block + blocks;
+        if span.clone().any(|block| layer.is_placed_now(block)) {
+            self.detoured_bytes += bytes as u64;
+            return None;
+        }
+        let taken = span.any(|block| layer.is_placed(block))
             || (layer.is_moving(block, blocks) && !mutant::is("what a checkpoint moves is written in place"));
         let (has_files, on_disk) = (layer.has_files, layer.on_disk);
         // A running checkpoint makes the files of new layers itself.

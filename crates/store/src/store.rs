@@ -126,6 +126,7 @@ pub struct Store<V: Vfs> {
     pub(crate) in_place: BTreeMap<LayerKey, InPlace<V>>,
     /// Bytes written in place since the last checkpoint began.
     pub(crate) in_place_bytes: u64,
+    pub(crate) detoured_bytes: u64,
     pub(crate) spares: Spares,
 }
 
@@ -325,6 +326,13 @@ impl<V: Vfs> Store<V> {
     #[must_use]
     pub fn in_place_bytes(&self) -> u64 {
         self.in_place_bytes
+    }
+
+    /// Bytes of large writes that went through the journal only because their blocks were written in place since the last
+    /// checkpoint began: with one they would not have to.
+    #[must_use]
+    pub fn detoured_bytes(&self) -> u64 {
+        self.detoured_bytes
     }
 
     /// A block here is not what it should be.

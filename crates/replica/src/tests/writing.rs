@@ -126,3 +126,22 @@ fn writers_that_never_pause_do_not_keep_a_checkpoint_from_beginning() {
     }
     panic!("no checkpoint was begun");
 }
+
+#[test]
+fn a_checkpoint_begins_when_large_writes_take_the_journal_for_want_of_one() {
+    let mut server = held();
+    server.run_jobs = true;
+    is_ack(&server.ask(1, write(1, 0, 2, 0, 2, 16)));
+    assert_eq!(server.replica.store().in_place_bytes(), 16 * 4096);
+    server.run_jobs = false;
+    server.turn();
+    assert!(server.jobs.is_empty(), "none is due");
+    is_ack(&server.ask(1, write(1, 0, 3, 0, 3, 16)));
+    server.turn();
+    let [Action::Checkpoint(_)] = server.jobs[..] else { panic!("{} jobs", server.jobs.len()) };
+    server.run_jobs = true;
+    server.run_waiting();
+    is_ack(&server.ask(1, write(1, 0, 4, 0, 4, 16)));
+    assert_eq!(server.replica.store().in_place_bytes(), 16 * 4096, "in place again");
+    assert_eq!(first_byte(&mut server, 1, 15), 4);
+}
