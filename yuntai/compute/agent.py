@@ -186,7 +186,13 @@ class Agent:
         keeper = Keeper(instance_id, self._tools, self._observed.pop(instance_id, None))
         self._keepers[instance_id] = keeper
         task = self._tasks.create_task(keeper.run(), name=f"keeper {instance_id}")
-        task.add_done_callback(lambda _: self._keepers.pop(instance_id, None))
+        task.add_done_callback(lambda ended: self._keeper_ended(instance_id, ended))
+
+    def _keeper_ended(self, instance_id: str, ended: asyncio.Task[None]) -> None:
+        """Forget the keeper. An instance that came back while it ended was told to nobody but it: keep that anew."""
+        self._keepers.pop(instance_id, None)
+        if not ended.cancelled() and ended.exception() is None and self.instance(instance_id) is not None:
+            self._wake(instance_id)
 
     def _instance_changed(self, instance_id: str) -> None:
         self._wake(instance_id, records_changed=True)

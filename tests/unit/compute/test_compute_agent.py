@@ -288,6 +288,27 @@ async def test_a_guest_whose_instance_went_to_another_host_is_ended(world: World
         await eventually(lambda: _no_guests(world))
 
 
+async def test_an_instance_that_comes_back_while_its_keeper_ends_is_kept_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent_module, "RESYNC_S", 3600.0)
+    forget = Keeper._forget_observed
+
+    async def while_it_comes_back(keeper: Keeper) -> None:
+        await forget(keeper)
+        monkeypatch.setattr(Keeper, "_forget_observed", forget)
+        await world.change(host="h1")
+        await eventually(lambda: keeper._tools.records.instance(ID))
+
+    await world.records(instance())
+    async with world.agent():
+        await world.observed(state("running"))
+        monkeypatch.setattr(Keeper, "_forget_observed", while_it_comes_back)
+        await world.change(host="h2")
+        await eventually(lambda: world.count("start") == 2)
+        await world.observed(state("running"))
+
+
 async def test_a_guest_without_any_record_is_ended_after_a_while(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     await world.records(instance())
     async with world.agent():
