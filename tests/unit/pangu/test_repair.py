@@ -54,9 +54,10 @@ async def test_a_drained_server_is_emptied_by_the_gateway_that_has_the_volume(wi
     assert all(move["from"] == 1 and move["to"] != 1 for move in wanted)
     request = next(r for r in gateway.requests if r["op"] == "moves")
     assert {str(move["to"]) for move in wanted} <= set(request["servers"])
-    answer = await moved(gateway, number, 1)
+    done = {"op": "moved", "volume": number, "generation": 1, "moves": wanted}
+    answer = await gateway.raise_event(**done)
     assert (answer["answer"], answer["moves"]) == ("placed", wanted)
-    assert await moved(gateway, number, 1) == answer, "the answer was lost: it is committed all the same"
+    assert await gateway.raise_event(**done) == answer, "the answer was lost: it is committed all the same"
     assert (await record(wide, volume.id)).placed == len(wanted)
     mover = asyncio.create_task(keep_moving(gateway))
     await eventually(lambda: _without(wide, volume.id, 1))
@@ -119,10 +120,19 @@ async def test_a_server_that_comes_back_in_time_is_not_left(wide: Cluster) -> No
     volume = await wide.client.create_volume(GIB)
     await wide.client.attach(volume.id, "h1")
     gateway, number = wide.gateways["h1"], volume_number(volume.id)
+    session = wide.masters[0].session
+    assert session is not None
+    known, grace_s = session.servers._servers["cs-1"], 8
+    await wide.client.operate("settings", {"values": {"repair_after_s": grace_s}})
     await wide.servers[0].stop()
-    await asyncio.sleep(5.5)
-    assert not gateway.under_way.get(number)
-    wanted = await eventually(lambda: gateway.under_way.get(number))
+
+    def begun() -> Any:
+        session.mover.wake()
+        return gateway.under_way.get(number)
+
+    wanted = await eventually(begun)
+    # Its record says to the second since when it is away.
+    assert asyncio.get_running_loop().time() - known.heard_at > grace_s - 1
     assert {move["from"] for move in wanted} == {1}
     await wide.servers[0].start()
     await eventually(lambda: gateway.under_way.get(number) == [])
