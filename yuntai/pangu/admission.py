@@ -71,6 +71,8 @@ class Admission:
         if found is None:
             return
         record = found.value
+        if record.admitted and status.admitted and record.store == status.store:
+            return  # what was known of the record was a moment older
         if not record.store and status.admitted:
             await self._write(record.id, status.store, admitted=True)  # from before stores had names
             return

@@ -324,10 +324,11 @@ class Servers:
             changed = server.live(now, record)
             return replace(changed, seen=record.seen if changed.down_since else now_utc())
 
+        before = server.record
         try:
-            server.record = await self._office.store.update(
-                ChunkServer, server.record.id, change, guard=[self._office.guard]
-            )
+            written = await self._office.store.update(ChunkServer, before.id, change, guard=[self._office.guard])
+            if server.record is before:  # else it was watched already, and perhaps a newer one
+                server.record = written
             server.written_at = now
         except StateError as error:
             _log.info("status of a chunk server could not be recorded", server=server.record.id, error=str(error))

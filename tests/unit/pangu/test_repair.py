@@ -14,6 +14,7 @@ from tests.unit.pangu.test_master import GIB, eventually, record
 from yuntai.model.cluster import ChunkServer, PanguSettings, Placement, Volume, VolumeSource
 from yuntai.pangu import wire
 from yuntai.pangu.errors import Unavailable
+from yuntai.pangu.servers import RECORD_EVERY_S
 from yuntai.pangu.units import volume_number
 
 pytestmark = pytest.mark.timeout(240)
@@ -198,6 +199,42 @@ async def test_a_replaced_disk_counts_no_more_before_it_is_let_in(wide: Cluster)
     gateway = wide.gateways["h1"]
     back = await gateway.raise_event(op="readmit", volume=volume_number(volume.id), generation=1, server=3)
     assert back == {"answer": "stale", "stale": []}
+
+
+async def test_what_was_watched_meanwhile_is_newer_than_what_was_written(
+    wide: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await wide.client.create_volume(GIB)
+    await eventually(lambda: _store(wide, 3, "store-3"))
+    session = wide.masters[0].session
+    assert session is not None
+    known, real = session.servers._servers["cs-3"], session.office.store.update
+
+    async def answered_late(*args: Any, **more: Any) -> Any:
+        written = await real(*args, **more)
+        if args[1] == "cs-3":
+            await drain(wide, 3)
+            await eventually(lambda: known.record.state == "draining")
+        return written
+
+    monkeypatch.setattr(session.office.store, "update", answered_late)
+    await session.servers._write(known, asyncio.get_running_loop().time() + RECORD_EVERY_S)
+    assert known.record.state == "draining"
+
+
+async def test_a_record_known_late_is_not_taken_for_another_disk(wide: Cluster) -> None:
+    """A write of ours may be answered after a newer one was watched: what is in memory is the older one."""
+    volume = await wide.client.create_volume(GIB)
+    await eventually(lambda: _store(wide, 3, "store-3"))
+    session = wide.masters[0].session
+    assert session is not None
+    known = session.servers._servers["cs-3"]
+    known.record = replace(known.record, store="", admitted=True)
+    session.servers._live_until = 0.0
+    before = (await wide.store.need(ChunkServer, "cs-3")).mod_revision
+    await session.admission.look(3, session.servers.statuses()[3])
+    assert (await record(wide, volume.id)).stale == {}
+    assert (await wide.store.need(ChunkServer, "cs-3")).mod_revision == before
 
 
 async def test_a_disk_is_not_let_in_while_a_replica_of_the_old_one_may_be_about_to_count(wide: Cluster) -> None:
