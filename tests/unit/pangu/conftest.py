@@ -73,6 +73,7 @@ class Cluster:
                 await self.kill_master(master)
         for fake in [*self.servers, *self.gateways.values()]:
             await fake.stop()
+            fake.release()
         await self.store.close()
 
 

@@ -7,6 +7,7 @@ import hmac
 import itertools
 import json
 import os
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -34,13 +35,17 @@ class Replicas:
 
 
 class Fake:
-    """A listener that can be stopped with its connections, and started again on the same port."""
+    """A listener that can be stopped with its connections, and started again on the same port.
+
+    The port stays bound meanwhile: the system would give it to others, whom the master would then talk to.
+    """
 
     name = "fake"
 
     def __init__(self) -> None:
         self.port = 0
         self.server: asyncio.Server | None = None
+        self.reserved: socket.socket | None = None
         self.writers: set[asyncio.StreamWriter] = set()
         self.tasks: set[asyncio.Task[None]] = set()
 
@@ -51,11 +56,21 @@ class Fake:
     async def start(self) -> None:
         self.server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
         self.port = self.server.sockets[0].getsockname()[1]
+        self.release()
+
+    def release(self) -> None:
+        """Give the port back."""
+        if self.reserved is not None:
+            self.reserved.close()
+            self.reserved = None
 
     async def stop(self) -> None:
         if self.server is not None:
             self.server.close()
             self.server = None
+            self.reserved = socket.socket()
+            self.reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self.reserved.bind(("127.0.0.1", self.port))
         for task in list(self.tasks):
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
