@@ -410,6 +410,7 @@ async def test_outage_of_the_store_is_told_and_ends(cluster: Cluster) -> None:
 async def _degraded(gateway: Any, volume: Volume) -> Any:
     """Ask as a real gateway does: again on a new connection while there is no answer."""
     while True:
+        await eventually(lambda: gateway.masters)
         try:
             async with asyncio.timeout(1):
                 return await gateway.raise_event(
