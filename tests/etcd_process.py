@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
+import http.client
+import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from pathlib import Path
@@ -55,11 +55,22 @@ class EtcdProcess:
             )
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
+            if self._serves():
                 return
             assert self.process.poll() is None, (self.folder / "etcd.log").read_text()[-2000:]
             time.sleep(0.05)
-        raise AssertionError(f"etcd did not listen on {self.endpoint} within {START_TIMEOUT_S} s")
+        raise AssertionError(f"etcd did not serve on {self.endpoint} within {START_TIMEOUT_S} s")
+
+    def _serves(self) -> bool:
+        """Whether it has a leader and answers: it listens before that, longer on a busy machine."""
+        asking = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        try:
+            asking.request("GET", "/health")
+            return bool(json.loads(asking.getresponse().read())["health"] == "true")
+        except (OSError, http.client.HTTPException, ValueError):
+            return False
+        finally:
+            asking.close()
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal; after SIGSTOP, return when every thread has stopped, so that no answer still comes."""
