@@ -20,11 +20,10 @@ from tests.functional.pangu_cluster import (
     qemu_io,
 )
 from yuntai.image.library import export_image, import_image
-from yuntai.model.cluster import ChunkServer, VolumeSource
+from yuntai.model.cluster import VolumeSource
 from yuntai.model.compute import Image
 from yuntai.pangu.client import PanguClient
 from yuntai.pangu.errors import Conflict, InUse, NotFound
-from yuntai.pangu.servers import POLL_S
 from yuntai.state import EtcdStore
 
 pytestmark = [
@@ -57,7 +56,7 @@ async def test_a_volume_lives_and_its_space_comes_back(cluster: PanguCluster) ->
         await client.delete_volume(volume.id)
     await client.detach(volume.id, "h1")
     assert disk_bytes(cluster.folder / "chunks") > empty + 3 * 100 * MIB
-    assert [server.replicas for server in await _polled(client)] == [4, 4, 4]
+    await _have_replicas(client, 4)
     # Attached again, everything is there.
     uri = await client.connect(volume.id, "h1")
     await qemu_io(uri, "read -P 0xab 0 32M", "read -P 0xcd 1G 4M", read_only=True)
@@ -72,13 +71,16 @@ async def test_a_volume_lives_and_its_space_comes_back(cluster: PanguCluster) ->
         return False
 
     await eventually(gone, "the deleted volume's record and space are gone")
-    assert [server.replicas for server in await _polled(client)] == [0, 0, 0]
+    await _have_replicas(client, 0)
 
 
-async def _polled(client: PanguClient) -> list[ChunkServer]:
-    """The chunk servers, after the master has asked each once more."""
-    await asyncio.sleep(POLL_S + 0.5)
-    return await client.chunkservers()
+async def _have_replicas(client: PanguClient, count: int) -> None:
+    """Wait until the master, which asks each chunk server now and then, knows of so many replicas on each."""
+
+    async def known() -> bool:
+        return [server.replicas for server in await client.chunkservers()] == [count] * 3
+
+    await eventually(known, f"each chunk server has {count} replicas")
 
 
 async def test_writes_go_on_without_a_server_which_is_readmitted(cluster: PanguCluster) -> None:

@@ -19,6 +19,7 @@ from tests.functional.pangu_cluster import (
     GIB,
     MIB,
     ROOT,
+    WITHIN_S,
     PanguCluster,
     eventually,
     qemu_io,
@@ -121,7 +122,7 @@ async def test_an_export_that_is_killed_leaves_nothing_behind(cluster: PanguClus
         stdout=asyncio.subprocess.PIPE,
     )
     assert export.stdout is not None
-    assert await asyncio.wait_for(export.stdout.readline(), 20) == b"reading\n"
+    assert await asyncio.wait_for(export.stdout.readline(), WITHIN_S) == b"reading\n"
     await asyncio.sleep(6)
     assert len(await clones()) == 1, "while it works its clone is kept"
     export.kill()
