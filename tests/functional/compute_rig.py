@@ -84,8 +84,9 @@ def make_disks(folder: Path, image: str) -> None:
 
 def kill_libvirtd() -> None:
     for folder in Path("/proc").iterdir():
-        if folder.name.isdigit() and (folder / "comm").read_text().strip() == "libvirtd":
-            os.kill(int(folder.name), signal.SIGKILL)
+        with contextlib.suppress(OSError):  # others end meanwhile
+            if folder.name.isdigit() and (folder / "comm").read_text().strip() == "libvirtd":
+                os.kill(int(folder.name), signal.SIGKILL)
 
 
 async def eventually(look: Callable[[], object], limit_s: float) -> object:
@@ -239,7 +240,7 @@ async def scenario(rig: Rig, store: EtcdStore) -> None:
         await change(store, disks=("d-00000000000c0de1", "d-00000000000c0de2"))
         await observed(store, lambda one: "d-00000000000c0de2" in one.attached)
     async with step("disk seen, written, read"):
-        assert "vdb" in await rig.ssh("for i in 1 2 3 4 5; do test -b /dev/vdb && break; sleep 1; done; ls /dev")
+        assert "vdb" in await rig.ssh("for i in $(seq 30); do test -b /dev/vdb && break; sleep 1; done; ls /dev")
         assert (await rig.ssh("cat /sys/block/vdb/serial")).strip() == "d-00000000000c0de2"
         await rig.ssh("echo hello | dd of=/dev/vdb bs=512 conv=sync,fsync count=1 2>/dev/null")
         assert (await rig.ssh("dd if=/dev/vdb bs=5 count=1 2>/dev/null")) == "hello"

@@ -212,7 +212,7 @@ def test_it_boots_and_does_what_the_metadata_says(booted: Guest, tmp_path: Path)
             "arguments": {"driver": "virtio-blk-pci", "id": "disk1", "drive": "d1", "bus": "spare", "serial": "d-data"},
         },
     )
-    booted.ssh("for i in 1 2 3 4 5 6 7 8; do test -b /dev/vdb && break; sleep 1; done; test -b /dev/vdb")
+    booted.ssh("for i in $(seq 60); do test -b /dev/vdb && break; sleep 1; done; test -b /dev/vdb")
     assert booted.ssh("cat /sys/block/vdb/serial").strip() == "d-data"
     booted.ssh("mount /dev/vdb /mnt && echo here > /mnt/file && umount /mnt && sync")
 
