@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from yuntai.lab.wait import probe
+
 MIB = 1 << 20
 
 
@@ -44,7 +46,7 @@ class Nbd:
         command = ["qemu-nbd", f"--socket={socket}", *options, *(["--read-only"] if read_only else []), str(path)]
         self.running[export] = subprocess.Popen(command)
         deadline = time.monotonic() + 60
-        while not socket.exists():
+        while probe(f"listen:{socket}"):
             assert time.monotonic() < deadline, "qemu-nbd did not listen within 60 s"
             time.sleep(0.02)
         return str(socket)

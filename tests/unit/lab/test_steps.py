@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -76,20 +78,24 @@ def test_a_program_that_hangs_and_a_full_disk_are_failures_of_the_step(
 
 def test_steps_run_side_by_side_but_after_what_they_need(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     events: list[str] = []
+    short_ended = threading.Event()
 
-    def step(name: str, seconds: float, *after: str) -> Step:
+    def step(name: str, *after: str) -> Step:
         def run(_: Log) -> None:
             events.append(f"{name} begins")
-            time.sleep(seconds)
+            if name == "long":
+                assert short_ended.wait(60)
             events.append(f"{name} ends")
+            if name == "short":
+                short_ended.set()
 
         return Step(name, f"the {name}", lambda: "", lambda: True, run, "", after)
 
     steps = [
-        step("base", 0.05),
-        step("long", 0.6, "base"),
-        step("short", 0.05, "base"),
-        step("last", 0, "long", "short"),
+        step("base"),
+        step("long", "base"),
+        step("short", "base"),
+        step("last", "long", "short"),
     ]
     Runner(Home(tmp_path)).run(steps)
     assert events[:2] == ["base begins", "base ends"]
@@ -126,11 +132,24 @@ def test_a_stamp_that_was_cut_short_is_none(tmp_path: Path) -> None:
 
 
 def test_a_command_that_hangs_ends_with_all_its_children(tmp_path: Path) -> None:
-    log, marker = Log(tmp_path / "log"), tmp_path / "marker"
+    log, pipe = Log(tmp_path / "log"), tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     with pytest.raises(SetupError, match="took more than"):
-        log.run("sh", "-c", f"(sleep 1; touch {marker}) & wait", timeout_s=0.2)
-    time.sleep(1.2)
-    assert not marker.exists()
+        log.run("sh", "-c", f"exec 9> {pipe}; sleep 600 & wait", timeout_s=0.5)
+    deadline = time.monotonic() + 60
+    while _has_writers(reader):
+        assert time.monotonic() < deadline, "a child lives on"
+        time.sleep(0.01)
+    os.close(reader)
+
+
+def _has_writers(reader: int) -> bool:
+    """Whether a process has the other end of a pipe that nothing is written to."""
+    try:
+        return os.read(reader, 1) != b""
+    except BlockingIOError:
+        return True
 
 
 def test_a_failing_command_is_named_and_its_words_are_in_the_log(tmp_path: Path) -> None:
