@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.functional.lab_site import Site, engines_only, require_lab
+from tests.ports import free_port
 from yuntai.lab.enter import run_inside
 from yuntai.lab.keeper import KeeperError
 from yuntai.lab.layout import REPOSITORY
@@ -191,7 +192,7 @@ def test_the_pipe_reaches_a_namespace_made_inside(host: Site) -> None:
 
 
 def test_the_forward_leads_a_loopback_port_inside(host: Site) -> None:
-    port, netns = 20000 + os.getpid() % 20000, f"/run/netns/{host.spec.netns}"
+    port, netns = free_port(), f"/run/netns/{host.spec.netns}"
     command = [sys.executable, "-m", "yuntai.lab.forward", "--netns", netns, str(port), "10.79.0.1:2379"]
     forward = subprocess.Popen(command, cwd=REPOSITORY)
 

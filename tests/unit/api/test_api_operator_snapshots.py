@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from msgspec.structs import replace
@@ -21,6 +22,23 @@ def ask(cloud: FakeCloud, action: str, **parameters: str) -> dict[str, Any]:
     answer = raw_http.rpc(cloud.target, action, version=YUNTAI, **parameters)
     assert answer.status == 200, answer.body
     return answer.json
+
+
+def wait_until(look: Callable[[], object]) -> None:
+    """Wait for the cached view, which follows by watch."""
+    deadline = time.monotonic() + 60
+    while not look():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def has_volume(cloud: FakeCloud, volume: str) -> bool:
+    return bool(ask(cloud, "DescribeVolumes", **{"VolumeId.1": volume})["Volumes"]["Volume"])
+
+
+def status_of_snapshot(cloud: FakeCloud) -> list[str]:
+    shown = raw_http.rpc(cloud.target, "DescribeSnapshots", SnapshotIds='["s-1"]').json["Snapshots"]["Snapshot"]
+    return [one["Status"] for one in shown]
 
 
 def seeded(cloud: FakeCloud) -> Snapshot:
@@ -46,7 +64,7 @@ def seeded(cloud: FakeCloud) -> Snapshot:
     )
     cloud.call(lambda: cloud.store.put(volume))
     cloud.call(lambda: cloud.store.put(snapshot))
-    time.sleep(0.2)  # the cached view follows by watch
+    wait_until(lambda: has_volume(cloud, SOURCE) and status_of_snapshot(cloud) == ["accomplished"])
     return snapshot
 
 
@@ -75,7 +93,7 @@ def test_a_snapshot_is_opened_through_a_clone(cloud: FakeCloud) -> None:
     assert lost.status == 409
 
     cloud.call(lambda: cloud.store.put(replace(snapshot, status="progressing")))
-    time.sleep(0.2)
+    wait_until(lambda: status_of_snapshot(cloud) == ["progressing"])
     early = raw_http.rpc(cloud.target, "OpenSnapshot", version=YUNTAI, SnapshotId="s-1", HostId="h1")
     assert early.code == (409, "IncorrectSnapshotStatus")
     none = raw_http.rpc(cloud.target, "OpenSnapshot", version=YUNTAI, SnapshotId="s-2", HostId="h1")
@@ -86,7 +104,7 @@ def test_a_snapshot_is_opened_through_a_clone(cloud: FakeCloud) -> None:
 
 def test_a_filled_volume_becomes_a_disk_once(cloud: FakeCloud) -> None:
     volume = ask(cloud, "CreateVolume", SizeGib="3")["VolumeId"]
-    time.sleep(0.2)
+    wait_until(lambda: has_volume(cloud, volume))
     disk = ask(cloud, "RegisterDisk", VolumeId=volume, DiskName="restored")["DiskId"]
     assert ask(cloud, "RegisterDisk", VolumeId=volume)["DiskId"] == disk
     shown = raw_http.rpc(cloud.target, "DescribeDisks", DiskIds=f'["{disk}"]').json["Disks"]["Disk"][0]
