@@ -1,4 +1,7 @@
-"""Under ``make test`` nothing may be skipped for want of a thing that ``make test`` itself installs or builds."""
+"""Under ``make test`` nothing may be skipped for want of a thing that ``make test`` itself installs or builds.
+
+And no example that Hypothesis makes has a time limit of its own: on a busy machine any of them may take a second.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,16 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
 MADE_BY_TESTS_SETUP = "make test"
 """A skip that names this command wants what the command provides."""
+
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 
 @pytest.hookimpl(wrapper=True)
