@@ -300,11 +300,11 @@ def test_an_operator_s_action_by_a_tenant(cloud: FakeCloud) -> None:
 
 
 def test_who_asks_too_often_is_told_when_to_come_back() -> None:
-    with FakeCloud(throttle=Throttle(rate_per_s=1, burst=2)) as slow:
+    with FakeCloud(throttle=Throttle(rate_per_s=0.1, burst=2)) as slow:
         answers = [raw_http.rpc(slow.tenant, "DescribeRegions") for _ in range(3)]
     assert [answer.status for answer in answers] == [200, 200, 429]
     assert answers[2].json["Code"] == "Throttling.User"
-    assert 0 < int(answers[2].headers["x-acs-retry-after"]) <= 1000
+    assert 0 < int(answers[2].headers["x-acs-retry-after"]) <= 10_000
 
 
 def test_a_store_that_does_not_answer_is_said_to_be_so(cloud: FakeCloud) -> None:
@@ -328,7 +328,7 @@ def test_a_fault_of_ours_shows_nothing_of_the_inside(cloud: FakeCloud, monkeypat
 
 
 def test_a_request_that_never_ends_its_head_is_dropped() -> None:
-    with FakeCloud(silent_s=0.2) as cloud, socket.create_connection(("127.0.0.1", cloud.port), timeout=10) as client:
+    with FakeCloud(silent_s=1.0) as cloud, socket.create_connection(("127.0.0.1", cloud.port), timeout=10) as client:
         client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow: ")
         try:
             left = client.recv(100)
