@@ -19,7 +19,7 @@ from yuntai.compute.driver import HypervisorError
 from yuntai.compute.migrations import Figures, eta_s, rung
 from yuntai.compute.volumes import MovedError, VolumeError
 from yuntai.model.compute import Instance, Migration, MigrationProgress
-from yuntai.state import StateError
+from yuntai.state import NotFound, Present, StateError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -108,7 +108,9 @@ class Follower:
         if fresh != self._progress:
             if fresh.state != self._progress.state:
                 _LOG.info("migration", instance=self.id, job=fresh.job, state=fresh.state, error=fresh.error or None)
-            await self._tools.store.put(fresh)
+            # Control forgets the migration and the reports of it together: one that comes later would stay for ever.
+            if not await self._tools.store.txn(compare=[Present(Migration, self.id)], put=[fresh]):
+                raise NotFound(f"the migration of {self.id} has ended")
             self._progress = fresh
 
     # At the source.

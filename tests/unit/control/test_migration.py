@@ -9,12 +9,15 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
 from yuntai.compute.agent import Agent
 from yuntai.compute.memory import MemoryHypervisor
+from yuntai.compute.moving import Follower
 from yuntai.compute.volumes import MemoryVolumes
 from yuntai.config import Config
 from yuntai.control.jobs.executor import Executor
@@ -23,7 +26,7 @@ from yuntai.control.requests import migrations
 from yuntai.model.cluster import Host, Job
 from yuntai.model.compute import Disk, Instance, InstanceEvent, Migration, MigrationProgress, ObservedInstance
 from yuntai.model.network import Port
-from yuntai.state import MemoryStore
+from yuntai.state import MemoryStore, NotFound
 from yuntai.state.memory import Memory
 
 ID = "i-0000000000000001"
@@ -285,6 +288,19 @@ async def test_a_guest_whose_post_copy_broke_too_early_is_started_anew_where_it_
     world.start_agent("h2")
     assert (await world.ended(job)).state == "failed"
     await _starts_anew(world, "h1")
+
+
+async def test_a_report_that_comes_when_the_migration_is_forgotten_leaves_nothing(world: World) -> None:
+    """The host was cut off, say: it is asked to report before it hears of the end."""
+    async with held(world) as job:
+        migration = (await world.store.need(Migration, ID)).value
+        await migrations.cancel(world.store, ID)
+        await world.ended(job)
+    tools: Any = SimpleNamespace(store=world.store, host="h1", hypervisor=world.hypervisors["h1"])
+    late = Follower(migration, tools, lambda _: migration, lambda _: False, lambda _: None)
+    with pytest.raises(NotFound, match="has ended"):
+        await late._turn(replace(migration, phase="undo"))
+    await world.runs_on("h1")
 
 
 async def test_it_comes_back_only_when_nothing_is_left_of_its_earlier_stay(world: World) -> None:
