@@ -200,7 +200,10 @@ async def test_two_servers_lost_is_a_stall_and_no_error(storage: Storage) -> Non
     storage.kill("cs-1")
     storage.kill("cs-2")
     job = asyncio.create_task(qemu_io(target, "write -P 2 0 4k", "flush", "read -P 2 0 4k", "read -P 1 4k 60k"))
-    await asyncio.sleep(4)
+    async with asyncio.timeout(60):
+        while not volume.stale:  # noqa: ASYNC110 — the gateway's event tells, and is answered by another task
+            await asyncio.sleep(0.1)
+    await asyncio.sleep(3)
     assert not job.done()
     assert len(volume.stale) == 1
     storage.start_server(1)
