@@ -73,6 +73,8 @@ class StorageProbe:
         )
         good = gateway and sum(answers) >= min(SERVERS_WANTED, len(servers))
         if not good:
+            # A server that came back since, this host's own say, is not among those that were asked.
+            self._listed_at = float("-inf")
             _LOG.warning("storage not reached", gateway=gateway, chunk_servers=f"{sum(answers)} of {len(asked)}")
         return good
 

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from msgspec.structs import replace
@@ -22,11 +23,11 @@ from yuntai.compute.guard import Guard
 from yuntai.compute.guests import GuestProcesses
 from yuntai.compute.hostrecord import booted_utc
 from yuntai.compute.standing import GAP_S, Standing, Watchman
-from yuntai.compute.storage_probe import DEAD_AFTER_S, Verdict
+from yuntai.compute.storage_probe import DEAD_AFTER_S, StorageProbe, Verdict
 from yuntai.compute.witness import Prober, answering, witnesses_of
 from yuntai.config import Config
 from yuntai.model.base import ago_utc
-from yuntai.model.cluster import Host, HostAlive
+from yuntai.model.cluster import ChunkServer, Host, HostAlive
 from yuntai.model.compute import Instance
 from yuntai.state import MemoryStore
 
@@ -267,6 +268,34 @@ class _Path:
     async def good(self) -> bool:
         self.looks += 1
         return self.is_good
+
+
+async def test_a_server_that_came_back_counts_when_another_is_lost(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reached = {1, 2, 3}
+
+    async def answers(_: StorageProbe, address: str) -> bool:
+        return int(address[-1]) in reached
+
+    async def gateway_answers(*_: object) -> bool:
+        return True
+
+    monkeypatch.setattr(StorageProbe, "_answers", answers)
+    monkeypatch.setattr(Prober, "gateway_answers", gateway_answers)
+    for number in (1, 2, 3):
+        state: Literal["up", "down"] = "down" if number == 1 else "up"
+        name = f"cs-{number}"
+        await world.store.put(
+            ChunkServer(id=name, number=number, rack=name, host="h1", address=f"127.0.0.1:710{number}", state=state)
+        )
+    async with Prober(world.config) as prober:
+        probe = StorageProbe(world.store, world.config, prober, None)
+        assert await probe.good()
+        await world.store.update(ChunkServer, "cs-1", lambda old: replace(old, state="up"))
+        reached.remove(2)
+        rounds = [await probe.good() for _ in range(3)]
+    assert rounds[-1], "two of three answer, and no volume waits"
 
 
 async def test_a_host_without_storage_is_not_well_again_because_its_guests_have_left(
