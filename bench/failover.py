@@ -74,7 +74,8 @@ async def _trial(cloud: Cloud, instance_id: str, fault: str) -> tuple[float, flo
     do, undo = FAULTS[fault]
     async with cloud.store() as store:
         host = (await store.need(Instance, instance_id)).value.host
-        before = {one: _console(cloud, one, instance_id) for one in cloud.hosts}
+        for other in set(cloud.hosts) - {host}:
+            _console(cloud, other, instance_id).unlink(missing_ok=True)  # of the time when it ran there
         await asyncio.to_thread(do, cloud, host)
         began_s = time.monotonic()
         new = ""
@@ -89,18 +90,20 @@ async def _trial(cloud: Cloud, instance_id: str, fault: str) -> tuple[float, flo
             if found.host != host and found.status == "Running" and seen is not None and seen.value.host == found.host:
                 new = found.host
         running_s = time.monotonic() - began_s
-        while LOGIN not in _since(before[new], _console(cloud, new, instance_id)):
+        console = _console(cloud, new, instance_id)
+        while not console.exists() or LOGIN not in console.read_text(errors="replace"):
             await asyncio.sleep(0.05)
             _check(began_s, f"{instance_id} does not boot on {new}")
         login_s = time.monotonic() - began_s
         await asyncio.to_thread(undo, cloud, host)
         await asyncio.to_thread(cloud.wait_up)
-        await _back(store, host, time.monotonic())
+        async with asyncio.timeout(LIMIT_S):
+            await _back(store, host)
         await asyncio.to_thread(cloud.forgive, host)
     return running_s, login_s
 
 
-async def _back(store: Store, host: str, began_s: float) -> None:
+async def _back(store: Store, host: str) -> None:
     async for event in store.watch(HostFailure):
         match event:
             case Reset(records=records):
@@ -111,17 +114,10 @@ async def _back(store: Store, host: str, began_s: float) -> None:
                 found = []
         if any(one.id == host and one.back for one in found):
             return
-        _check(began_s, f"{host} does not come back")
 
 
-def _since(before: str, now: str) -> str:
-    """Return what a console says more than ``before``: all of it, where the host has begun its log anew."""
-    return now.removeprefix(before) if now.startswith(before) else now
-
-
-def _console(cloud: Cloud, host: str, instance_id: str) -> str:
-    path = cloud.home.host(host).log / log_path("yuntai", instance_id)
-    return path.read_text(errors="replace") if path.exists() else ""
+def _console(cloud: Cloud, host: str, instance_id: str) -> Path:
+    return cloud.home.host(host).log / log_path("yuntai", instance_id)
 
 
 def _check(began_s: float, what: str) -> None:
