@@ -19,7 +19,10 @@ SYSTEM_PYTHON_PACKAGES = ("python3-venv",)
 # Debian 12's own Rust is too old; the packages that its web browsers are built with are not.
 CARGO = {"bookworm": ("cargo-web", "rustc-web"), "trixie": ("cargo", "rustc")}
 LINTERS = {"bookworm": ("rustfmt-web", "rust-web-clippy"), "trixie": ("rustfmt", "rust-clippy")}
-TEST_PACKAGES = ("cpio", "systemd", "etcd-server", "etcd-client", "nbdkit", "fio", "qemu-system-common", "shellcheck")
+TEST_PACKAGES = (
+    *("cpio", "systemd", "etcd-server", "etcd-client", "nbdkit", "fio", "shellcheck"),
+    *("qemu-system-x86", "qemu-system-common"),  # guests of single tests, and the bench's peer
+)
 OLDEST_RUST = (1, 85)
 APT_S = 1200
 _QUIET = {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"}
