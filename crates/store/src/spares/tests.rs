@@ -11,7 +11,7 @@ fn keeping(vfs: &MemVfs, spare_layers_max: usize) -> Store<MemVfs> {
     Store::open(vfs.clone(), Options { spare_layers_max, ..options() }).unwrap()
 }
 
-fn tags_of(sequence: u64) -> Vec<u64> {
+pub(crate) fn tags_of(sequence: u64) -> Vec<u64> {
     (0..u64::from(BLOCKS)).map(|block| sequence * 10_000 + block).collect()
 }
 
@@ -29,7 +29,7 @@ fn age(store: &mut Store<MemVfs>) {
     (0..AGE_MAX).for_each(|_| store.age_spares());
 }
 
-fn is_whole(store: &mut Store<MemVfs>, chunk: u32, sequence: u64) -> bool {
+pub(crate) fn is_whole(store: &mut Store<MemVfs>, chunk: u32, sequence: u64) -> bool {
     let wanted: Vec<Option<u64>> = tags_of(sequence).into_iter().map(Some).collect();
     read(store, chunk, 0, BLOCKS).is_ok_and(|found| found == wanted)
 }

@@ -1,24 +1,14 @@
 use super::spans;
-use crate::tests::{checkpoint, open, options, put, read, write};
+use crate::spares::tests::{is_whole, tags_of};
+use crate::tests::{checkpoint, open, options, put, write};
 use crate::vfs::memory::MemVfs;
 use crate::{Options, Store};
-
-const BLOCKS: u16 = 512;
-
-fn tags_of(sequence: u64) -> Vec<u64> {
-    (0..u64::from(BLOCKS)).map(|block| sequence * 10_000 + block).collect()
-}
 
 /// Write all of it. Did that go in place?
 fn overwrite(store: &mut Store<MemVfs>, sequence: u64) -> bool {
     let before = store.in_place_bytes();
     put(store, &write(0, 1, sequence, 0, &tags_of(sequence)));
     store.in_place_bytes() > before
-}
-
-fn is_whole(store: &mut Store<MemVfs>, sequence: u64) -> bool {
-    let wanted: Vec<Option<u64>> = tags_of(sequence).into_iter().map(Some).collect();
-    read(store, 0, 0, BLOCKS).is_ok_and(|found| found == wanted)
 }
 
 /// Block 7 lies in another half than all others.
@@ -40,10 +30,10 @@ fn what_lies_in_both_halves_is_brought_together_by_the_next_large_write() {
     let mut store = mixed(&MemVfs::new());
     assert!(!overwrite(&mut store, 4));
     checkpoint(&mut store);
-    assert!(is_whole(&mut store, 4));
+    assert!(is_whole(&mut store, 0, 4));
     assert!(overwrite(&mut store, 5));
     checkpoint(&mut store);
-    assert!(is_whole(&mut store, 5));
+    assert!(is_whole(&mut store, 0, 5));
 }
 
 #[test]
@@ -55,10 +45,10 @@ fn nothing_is_written_in_place_where_a_checkpoint_moves_blocks() {
     assert!(!overwrite(&mut store, 5));
     while !job.step().unwrap() {}
     store.end_checkpoint(job);
-    assert!(is_whole(&mut store, 5));
+    assert!(is_whole(&mut store, 0, 5));
     assert!(overwrite(&mut store, 6), "it is over");
     drop(store);
-    assert!(is_whole(&mut open(&vfs.restart()), 6));
+    assert!(is_whole(&mut open(&vfs.restart()), 0, 6));
 }
 
 #[test]
@@ -79,7 +69,7 @@ fn a_disk_without_room_moves_nothing() {
     store.options = Options { full_percent: 0, ..options() };
     assert!(!overwrite(&mut store, 4));
     checkpoint(&mut store);
-    assert!(is_whole(&mut store, 4));
+    assert!(is_whole(&mut store, 0, 4));
     assert!(!overwrite(&mut store, 5));
 }
 
